@@ -1,0 +1,58 @@
+"""Environments by name, for configs and scripts."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+from policyopt import types
+from policyopt.envs import names
+
+# Task -> module; a task of several generators is named 'task:generator'.
+TASKS = {'arithmetic': 'arithmetic', 'reasoning_gym': 'reasoning_gym'}
+_FAMILIES = frozenset({'reasoning_gym'})
+
+
+def environment(
+    spec: str, tokenizer, split: str = 'train', **kwargs) -> types.Environment:
+  """An environment by name.
+
+  Args:
+    spec: 'arithmetic', or 'reasoning_gym:NAME' for any of its generators.
+    tokenizer: a `models.tokenizer.Tokenizer`.
+    split: 'train' or 'test'; the two share no problem.
+    **kwargs: of the task's own `environment`.
+
+  Returns:
+    A `types.Environment`.
+
+  Raises:
+    ValueError: for an unknown task or argument, with the nearest names.
+
+  Example:
+    >>> from policyopt.models import tokenizer
+    >>> byte = tokenizer.byte_tokenizer()
+    >>> environment('arithmetic', byte, 'test', digits=3).max_prompt
+    8
+    >>> environment('aritmetic', byte)
+    Traceback (most recent call last):
+    ValueError: unknown task 'aritmetic': did you mean 'arithmetic'?
+  """
+  task, _, generator = spec.partition(':')
+  names.check('task', task, TASKS)
+  if bool(generator) != (task in _FAMILIES):
+    right = f'{task}:NAME' if task in _FAMILIES else task
+    raise ValueError(f'environment is {spec!r}, but must be {right!r}')
+  try:
+    module = importlib.import_module(f'policyopt.envs.{TASKS[task]}')
+  except ModuleNotFoundError as error:
+    raise ImportError(
+        f'{spec} needs the {error.name} package: '
+        "pip install 'policyopt[train]'") from error
+  parameters = inspect.signature(module.environment).parameters.values()
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in kwargs:
+      names.check(f'argument of {task}', name, known)
+  args = (generator,) if generator else ()
+  return module.environment(*args, tokenizer, split, **kwargs)

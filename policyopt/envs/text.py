@@ -1,0 +1,62 @@
+"""Between token arrays and text, for environments that judge text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policyopt import types
+
+
+def pad(
+    rows: Sequence[Sequence[int]], width: int | None,
+    pad_id: int) -> types.Prompts:
+  """Token lists as one array, padded on the right.
+
+  Args:
+    rows: token ids of N texts.
+    width: P; None for the longest row.
+    pad_id: fills the rest.
+
+  Returns:
+    `types.Prompts`: tokens i32[N, P], length i32[N].
+
+  Example:
+    >>> pad([[5, 6], [7]], 3, 0).tokens.tolist()
+    [[5, 6, 0], [7, 0, 0]]
+  """
+  length = np.asarray([len(row) for row in rows], np.int32)
+  if width is None:
+    width = max(length, default=0)
+  tokens = np.full((len(rows), width), pad_id, np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, :len(row)] = row
+  return types.Prompts(tokens, length)
+
+
+def decode(tokenizer, responses: types.Prompts) -> list[str]:
+  """The text of each response up to its stop token, stripped.
+
+  Args:
+    tokenizer: a `models.tokenizer.Tokenizer`.
+    responses: tokens i32[B, R], length i32[B].
+
+  Returns:
+    B texts.
+
+  Example:
+    >>> from policyopt.models import tokenizer
+    >>> byte = tokenizer.byte_tokenizer()
+    >>> row = byte.encode(' 12 ') + [byte.eos_id] + byte.encode('3')
+    >>> decode(byte, pad([row], None, 0))
+    ['12']
+  """
+  texts = []
+  lengths = np.asarray(responses.length).tolist()
+  for row, length in zip(np.asarray(responses.tokens).tolist(), lengths):
+    row = row[:length]
+    if tokenizer.eos_id in row:
+      row = row[:row.index(tokenizer.eos_id)]
+    texts.append(tokenizer.decode(row).strip())
+  return texts

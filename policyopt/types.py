@@ -1,0 +1,258 @@
+"""The records that every part of the library speaks in; needs only jax.
+
+Shape letters: B rows, T tokens, K turns, N prompts, G samples per prompt,
+P prompt tokens, V vocabulary, L layers, D width.
+
+Alignment: everything `[B, T]` is indexed by the token it belongs to, so
+`log_probs[b, t]` is log π(tokens[b, t] | tokens[b, :t]); position 0 holds 0.
+
+Padding: rows are padded on the right with `mask` False. A row that takes no
+part at all has an all-False mask and `group` -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+State = Any
+Metrics = Mapping[str, tuple[Array, Array]]
+
+# What a part may ask for in its `needs`, and what supplies it.
+NEEDS = {
+    # Rollout.extras, filled by the scoring pass before credit is assigned.
+    'ref_log_probs': 'a forward pass of the reference model (the policy '
+                     'as it was when reinforcement learning began)',
+    'old_log_probs': 'a forward pass of the policy before its update',
+    'values': 'a model with a value head (`model.value_head = True`)',
+    'entropy': 'a forward pass of the policy that also sums its entropy',
+    # Rollout.extras, filled by the sampler or the rollout scheme.
+    'policy_log_probs': 'the sampler: log-probabilities under the policy at '
+                        'temperature 1 and without truncation',
+    'truncated': 'the sampler: rows that hit their length limit, bool[B]',
+    # Rollout.extras, filled by credit assignment.
+    'token_rewards': 'credit assignment: the reward after its transforms',
+    # Rollout.turn
+    'turn': 'an environment with several turns',
+}
+
+
+def _record(cls):
+  """A frozen dataclass that is also a pytree."""
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  names = [field.name for field in dataclasses.fields(cls)]
+  return jax.tree_util.register_dataclass(
+      cls, data_fields=names, meta_fields=[])
+
+
+class _Replace:
+  """Gives a record the `_replace` that NamedTuples have."""
+
+  def _replace(self, **changes):
+    return dataclasses.replace(self, **changes)
+
+
+@_record
+class Rollout(_Replace):
+  """What happened: sampled tokens, what they earned, and who they compete with.
+
+  Attributes:
+    tokens: i32[B, T], prompt then response, padded on the right.
+    mask: bool[B, T], tokens that the policy chose; False on the prompt,
+      observations, tool output and padding.
+    log_probs: f32[B, T], log-probability of each chosen token under the
+      distribution it was really drawn from (after temperature and truncation);
+      0 where `mask` is False.
+    group: i32[B], the prompt that a row belongs to: ids in [0, B) in any order
+      and of any multiplicity; -1 for a row that takes no part.
+    rewards: channel name -> f32[B, T], each placed on the token that earned it
+      (an outcome reward on the last chosen token).
+    turn: i32[B, T] or None, index of the turn or segment, -1 outside.
+    extras: name -> array, everything optional (see `NEEDS`).
+  """
+  tokens: Array
+  mask: Array
+  log_probs: Array
+  group: Array
+  rewards: Mapping[str, Array]
+  turn: Array | None = None
+  extras: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+
+@_record
+class PolicyOutput(_Replace):
+  """What the policy says of the tokens of a rollout.
+
+  Attributes:
+    log_probs: f32[B, T], under the same temperature and truncation as
+      `Rollout.log_probs`.
+    entropy: f32[B, T] in nats, of the distribution that token t was drawn from.
+    values: f32[B, T], the value predicted before token t was chosen.
+    logits: f32[B, T, V], of the distribution that token t was drawn from.
+    hidden: f32[B, T, D], last hidden state that predicts token t.
+  """
+  log_probs: Array
+  entropy: Array | None = None
+  values: Array | None = None
+  logits: Array | None = None
+  hidden: Array | None = None
+
+
+@_record
+class Plan(_Replace):
+  """What to sample next.
+
+  Attributes:
+    prompt: i32[N], ids of problems of the environment.
+    samples: i32[N], rollouts to draw for each.
+    hint: f32[N], fraction of the reference answer to reveal, in [0, 1].
+    max_tokens: i32[N], response tokens allowed; 0 means the sampler's own limit.
+  """
+  prompt: Array
+  samples: Array
+  hint: Array
+  max_tokens: Array
+
+
+@_record
+class Feedback(_Replace):
+  """A rollout reduced to one number per prompt of the plan, for planners.
+
+  Attributes:
+    prompt: i32[N], ids as in `Plan`.
+    success: f32[N], mean total reward of the prompt's rows.
+    abs_advantage: f32[N], mean |advantage| per chosen token.
+    length: f32[N], mean response length in tokens.
+    count: f32[N], rows that were sampled (0: the prompt was not used).
+  """
+  prompt: Array
+  success: Array
+  abs_advantage: Array
+  length: Array
+  count: Array
+
+
+class CreditTransform(NamedTuple):
+  """A step of the path from rewards to advantages, or from mask to weights.
+
+  `init() -> state`; `update(x, state, rollout) -> (x, state)` with x f32[B, T].
+  Pure, and traceable by jit. `needs` names what it reads from
+  `rollout.extras` (or 'turn').
+  """
+  init: Callable[[], State]
+  update: Callable[[Array, State, Rollout], tuple[Array, State]]
+  needs: frozenset[str] = frozenset()
+
+
+class Loss(NamedTuple):
+  """A weighted SUM over tokens; every mean already lives in the weights.
+
+  `apply(policy, advantages, weights, rollout) -> (f32[], metrics)` where
+  metrics maps a name to (sum, weight): microbatches and shards add both parts,
+  and only the writer divides.
+  """
+  apply: Callable[[PolicyOutput, Array, Array, Rollout], tuple[Array, Metrics]]
+  needs: frozenset[str] = frozenset()
+
+
+class Planner(NamedTuple):
+  """Decides prompts, samples per prompt, hints and length limits.
+
+  `init(size) -> state`, with the number of problems or None when endless;
+  `propose(state, count, key) -> (Plan, state)` for `count` prompts (static),
+  consumes the key; `update(state, feedback) -> state`.
+  """
+  init: Callable[[int | None], State]
+  propose: Callable[[State, int, Array], tuple[Plan, State]]
+  update: Callable[[State, Feedback], State]
+
+
+class Prompts(NamedTuple):
+  """Token sequences: tokens i32[N, P] padded on the right, length i32[N]."""
+  tokens: Any
+  length: Any
+
+
+class Scores(NamedTuple):
+  """What an environment makes of finished rows.
+
+  Attributes:
+    rewards: channel name -> f32[B]; the total is the sum of the channels.
+    verdict: i32[B]: 0 scored, 1 the verifier timed out, 2 it crashed. A row
+      that was not scored is left out of the update and counted.
+  """
+  rewards: Mapping[str, Any]
+  verdict: Any
+
+
+class Environment(NamedTuple):
+  """Problems and their judge; text never leaves it.
+
+  Attributes:
+    name: as in configs and error messages.
+    size: number of problems, or None when they never end.
+    max_prompt: P, the longest prompt in tokens.
+    reset: prompt ids i32[N] -> Prompts.
+    score: (prompt ids i32[B], responses Prompts) -> Scores; responses hold
+      the chosen tokens only, stop token included when there is one.
+    step: None for single-turn tasks.
+    answer: prompt ids i32[N] -> Prompts with a reference answer that ends in
+      the stop token, or None when the task has none.
+    close: releases what the environment holds (processes, files).
+  """
+  name: str
+  size: int | None
+  max_prompt: int
+  reset: Callable[[Any], Prompts]
+  score: Callable[[Any, Prompts], Scores]
+  step: Callable[..., Any] | None = None
+  answer: Callable[[Any], Prompts] | None = None
+  close: Callable[[], None] = lambda: None
+
+
+class Method(NamedTuple):
+  """A published method: its parts, each replaceable by `_replace`.
+
+  Attributes:
+    loss: what is minimised.
+    advantages: rewards f32[B, T] -> advantages f32[B, T].
+    weights: the mask as f32[B, T] -> token weights; ends in an aggregator.
+    rewards: the sum of the channels f32[B, T] -> the reward to be credited.
+    plan: a Planner.
+    rollout: a rollout scheme, (generate, env, plan, key) -> Rollout.
+    optimizer: wraps the configured optax optimizer, or None.
+    min_group: smallest number of samples per prompt that makes sense.
+  """
+  loss: Loss
+  advantages: CreditTransform
+  weights: CreditTransform
+  rewards: CreditTransform
+  plan: Planner
+  rollout: Callable[..., Rollout]
+  optimizer: Callable[[Any], Any] | None = None
+  min_group: int = 1
+
+
+class TrainState(NamedTuple):
+  """Everything a resumed run needs, and the only thing checkpointed.
+
+  Attributes:
+    step: i32[], updates done.
+    params: the policy's parameters.
+    opt_state: of the optax optimizer.
+    credit_state: (rewards, advantages, weights) transform states.
+    plan_state: of the planner; holds the position in the data.
+    key: root random key; step keys are `fold_in(key, step)`.
+    skipped: i32[], updates skipped in a row because something was not finite.
+  """
+  step: Array
+  params: Any
+  opt_state: Any
+  credit_state: State
+  plan_state: State
+  key: Array
+  skipped: Array
