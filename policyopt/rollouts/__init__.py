@@ -1,0 +1,15 @@
+"""Sampling from the policy, and the schemes that turn samples into rollouts."""
+
+from policyopt.rollouts.filters import keep, keep_min_p, keep_top_k, keep_top_p
+from policyopt.rollouts.group import (
+    Generate,
+    feedback,
+    refill_flat_groups,
+    sample_groups,
+)
+from policyopt.rollouts.sampler import SamplerConfig, Samples, sample
+
+__all__ = [
+    'Generate', 'Samples', 'SamplerConfig', 'feedback', 'keep', 'keep_min_p',
+    'keep_top_k', 'keep_top_p', 'refill_flat_groups', 'sample', 'sample_groups',
+]

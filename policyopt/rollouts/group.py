@@ -1,0 +1,286 @@
+"""Rollout schemes that draw a group of responses to each prompt.
+
+A scheme is a function (generate, env, plan, key) -> Rollout. It runs on the
+host: `generate` is compiled, and every array it is given has the same shape in
+every round of every step. Text stays with the environment: what comes back
+from it are numbers.
+
+Response g to entry i of the plan has the row id i * 2**12 + g, so no two rows
+of a step share their random numbers, and a row's text depends on no other row.
+
+Both schemes fill these extras: 'policy_log_probs', 'entropy' and, if tokens
+were ruled out, 'kept', all [B, T...] from the sampler; 'truncated' bool[B],
+'length' i32[B] response tokens; 'prompt' i32[B] id of the problem,
+'plan_index' i32[B] entry of the plan; 'verdict' i32[B] of the environment;
+'rounds' i32[B], rounds of sampling that the batch took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policyopt.rollouts.sampler import Samples
+from policyopt.types import Array, Environment, Feedback, Plan, Prompts, Rollout
+
+MAX_SAMPLES = 2**12
+
+
+class Generate(NamedTuple):
+  """A sampler with its model and parameters bound, as schemes receive it.
+
+  Attributes:
+    apply: (prompts, row_ids i32[N*G], key, max_tokens i32[N*G]) -> Samples;
+      row n*G + g of the result is response g to prompt n. Consumes the key.
+    samples: G.
+  """
+  apply: Callable[..., Samples]
+  samples: int
+
+
+class _Round(NamedTuple):
+  """Groups that were sampled and scored, in the order of the plan."""
+  rollout: Rollout
+  plan_index: np.ndarray
+  flat: np.ndarray
+
+
+def sample_groups() -> Callable[..., Rollout]:
+  """The plain scheme: G responses to each prompt of the plan, once.
+
+  A row that the environment could not score (verdict not 0) takes no part: its
+  mask is False, its group -1 and its reward 0.
+
+  Returns:
+    (generate, env, plan, key) -> Rollout of N*G rows, the group of a row being
+    the position of its prompt in the plan. Consumes the key. It raises
+    ValueError for a plan that asks for another number of samples than the
+    sampler draws, or for hints; for a prompt that is empty or too long; and
+    for a reward that is not finite.
+  """
+  return refill_flat_groups(1)
+
+
+def refill_flat_groups(rounds: int) -> Callable[..., Rollout]:
+  """Samples on until no group is flat, for `rounds` rounds at most.
+
+  The plan holds `rounds` times the prompts of a batch. Each round samples the
+  next N of them. A group is flat when fewer than two of its rows were scored
+  or all scored rows earned the same total reward: it would teach nothing.
+  Rounds end when N groups that are not flat are found; after the last round
+  the places that are left go to the first flat groups, which do no harm.
+  Prompts that do not make it into the batch have a count of 0 in `feedback`.
+
+  Equals `sample_groups` with rounds = 1.
+
+  Args:
+    rounds: the most rounds a step may take, at least 1.
+
+  Returns:
+    (generate, env, plan, key) -> Rollout of N*G rows with groups in the order
+    of the plan; see `sample_groups`. Consumes the key: round r uses
+    fold_in(key, r).
+
+  Raises:
+    ValueError: `rounds` is less than 1.
+
+  Source: "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", Yu
+  et al., 2025, arXiv 2503.14476, dynamic sampling. There the rounds go on
+  without a limit, and a batch that does not fill up is an error.
+  """
+  if rounds < 1:
+    raise ValueError(f'rounds is {rounds}; it must be 1 or more')
+
+  def scheme(generate: Generate, env: Environment, plan: Plan,
+             key: Array) -> Rollout:
+    plan = jax.tree.map(np.asarray, plan)
+    _check_plan(plan, rounds, generate.samples)
+    count = len(plan.prompt) // rounds
+    best = None
+    for index in range(rounds):
+      entries = np.arange(index * count, (index + 1) * count)
+      new = _sample_round(generate, env, plan, entries,
+                          jax.random.fold_in(key, index))
+      best = new if best is None else _merge(best, new, generate.samples)
+      if not best.flat.any():
+        break
+    used = jnp.full(count * generate.samples, index + 1, jnp.int32)
+    return best.rollout._replace(extras={**best.rollout.extras, 'rounds': used})
+
+  return scheme
+
+
+def feedback(rollout: Rollout, advantages: Array, plan: Plan) -> Feedback:
+  """What a planner learns from a batch: means over the rows of each prompt.
+
+  Args:
+    rollout: from a scheme of this module; rows with group -1 are left out.
+    advantages: f32[B, T].
+    plan: that the rollout came from, N prompts.
+
+  Returns:
+    Feedback of N prompts; all numbers are 0 for a prompt without rows.
+  """
+  size = plan.prompt.shape[0]
+  counted = rollout.group >= 0
+  # Rows that are left out go to a segment of their own.
+  segment = jnp.where(counted, rollout.extras['plan_index'], size)
+  mask = rollout.mask.astype(advantages.dtype)
+
+  def total(x):
+    return jax.ops.segment_sum(x, segment, num_segments=size + 1)[:size]
+
+  count = total(counted.astype(advantages.dtype))
+  tokens = total(mask.sum(axis=1))
+  reward = sum(x.sum(axis=1) for x in rollout.rewards.values())
+  rows = jnp.maximum(count, 1)
+  return Feedback(
+      prompt=plan.prompt, success=total(reward) / rows,
+      abs_advantage=total((jnp.abs(advantages) * mask).sum(axis=1))
+      / jnp.maximum(tokens, 1),
+      length=tokens / rows, count=count)
+
+
+def _check_plan(plan: Plan, rounds: int, samples: int) -> None:
+  if not 1 <= samples <= MAX_SAMPLES:
+    raise ValueError(
+        f'samples per prompt is {samples}; it must be in [1, {MAX_SAMPLES}]')
+  if not len(plan.prompt) or len(plan.prompt) % rounds:
+    raise ValueError(
+        f'plan.prompt has {len(plan.prompt)} entries; {rounds} rounds need a '
+        f'positive multiple of {rounds} (see planning.oversample)')
+  for name, bad, wanted in (
+      ('samples', (plan.samples != 0) & (plan.samples != samples),
+       f'0 or {samples}, which is what the sampler draws'),
+      ('hint', plan.hint != 0, '0, because this scheme reveals no hints'),
+      ('max_tokens', plan.max_tokens < 0, '0 (no limit) or more')):
+    if bad.any():
+      entry = int(np.argmax(bad))
+      value = getattr(plan, name)[entry]
+      raise ValueError(f'plan.{name}[{entry}] is {value}; it must be {wanted}')
+
+
+def _sample_round(generate, env, plan, entries, key) -> _Round:
+  """Samples and scores the given entries of the plan."""
+  samples = generate.samples
+  prompts = _padded_prompts(env, plan.prompt[entries])
+  plan_index = np.repeat(entries, samples).astype(np.int32)
+  member = np.tile(np.arange(samples, dtype=np.int32), len(entries))
+  drawn = generate.apply(
+      prompts, plan_index * MAX_SAMPLES + member, key,
+      plan.max_tokens[plan_index].astype(np.int32))
+  problem = plan.prompt[plan_index].astype(np.int32)
+  start = np.repeat(prompts.length, samples)
+  scores = env.score(problem, _responses(drawn, start, env.max_prompt))
+  rewards, verdict = _checked_scores(env, scores, problem)
+  group = np.repeat(np.arange(len(entries), dtype=np.int32), samples)
+  rollout = _to_rollout(
+      drawn, start, rewards, np.where(verdict == 0, group, -1),
+      dict(prompt=problem, plan_index=plan_index, verdict=verdict))
+  flat = _flat(sum(rewards.values()), verdict, samples)
+  return _Round(rollout, entries, flat)
+
+
+def _padded_prompts(env: Environment, problem: np.ndarray) -> Prompts:
+  """The prompts at the environment's full width, so that shapes never change.
+  """
+  tokens, length = (np.asarray(x, np.int32) for x in env.reset(problem))
+  bad = (length < 1) | (length > min(env.max_prompt, tokens.shape[1]))
+  if bad.any():
+    index = int(np.argmax(bad))
+    raise ValueError(
+        f'{env.name}: the prompt of problem {problem[index]} has '
+        f'{length[index]} tokens; it must have 1 to {env.max_prompt} '
+        '(max_prompt)')
+  tokens = tokens[:, :env.max_prompt]
+  spare = env.max_prompt - tokens.shape[1]
+  return Prompts(np.pad(tokens, ((0, 0), (0, spare))), length)
+
+
+def _responses(drawn: Samples, start: np.ndarray, width: int) -> Prompts:
+  """The chosen tokens alone, as the environment reads them."""
+  tokens, length = np.asarray(drawn.tokens), np.asarray(drawn.length)
+  place = np.arange(tokens.shape[1] - width)[None, :]
+  tokens = np.take_along_axis(tokens, start[:, None] + place, axis=1)
+  return Prompts(np.where(place < length[:, None], tokens, 0), length)
+
+
+def _checked_scores(env, scores, problem) -> tuple[dict[str, Any], np.ndarray]:
+  """Rewards with zeros for rows that were not scored, and the verdict."""
+  verdict = np.asarray(scores.verdict, np.int32)
+  rewards = {name: np.asarray(value, np.float32)
+             for name, value in scores.rewards.items()}
+  if not rewards:
+    raise ValueError(f'{env.name}: score() returned no reward channel')
+  for name, value in (('verdict', verdict), *rewards.items()):
+    if value.shape != problem.shape:
+      raise ValueError(
+          f'{env.name}: score() returned {name} of the shape {value.shape}; '
+          f'{len(problem)} rows need {problem.shape}')
+  for name, value in rewards.items():
+    bad = (verdict == 0) & ~np.isfinite(value)
+    if bad.any():
+      row = int(np.argmax(bad))
+      raise ValueError(
+          f'{env.name}: the reward in channel {name!r} is {value[row]} in row '
+          f'{row}, problem {problem[row]}; a row that was scored (verdict 0) '
+          'needs a finite reward')
+    rewards[name] = np.where(verdict == 0, value, np.float32(0))
+  return rewards, verdict
+
+
+def _flat(total: np.ndarray, verdict: np.ndarray, samples: int) -> np.ndarray:
+  """bool[N], groups whose scored rows do not differ in total reward."""
+  total, scored = (x.reshape(-1, samples) for x in (total, verdict == 0))
+  lowest = np.where(scored, total, np.inf).min(axis=1)
+  highest = np.where(scored, total, -np.inf).max(axis=1)
+  return ~(highest > lowest)
+
+
+@jax.jit
+def _to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
+                group: Array, extras: dict[str, Array]) -> Rollout:
+  place = jnp.arange(drawn.tokens.shape[1])[None, :]
+  last = place == (start + drawn.length - 1)[:, None]
+  part = group >= 0
+  mask = drawn.mask & part[:, None]
+
+  def chosen(x):
+    if x is None:
+      return None
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+  extras = dict(
+      extras, policy_log_probs=chosen(drawn.policy_log_probs),
+      entropy=chosen(drawn.entropy), truncated=drawn.truncated,
+      length=drawn.length)
+  if drawn.kept is not None:
+    extras['kept'] = chosen(drawn.kept)
+  return Rollout(
+      tokens=drawn.tokens, mask=mask, log_probs=chosen(drawn.log_probs),
+      group=group, extras=extras,
+      rewards={name: jnp.where(last & part[:, None], value[:, None], 0)
+               for name, value in rewards.items()})
+
+
+def _merge(old: _Round, new: _Round, samples: int) -> _Round:
+  """The best N of 2N groups: those that are not flat, then plan order."""
+  plan_index = np.concatenate([old.plan_index, new.plan_index])
+  flat = np.concatenate([old.flat, new.flat])
+  best = np.sort(np.lexsort((plan_index, flat))[:len(old.flat)])
+  rows = (best[:, None] * samples + np.arange(samples)[None, :]).reshape(-1)
+  group = np.repeat(np.arange(len(best), dtype=np.int32), samples)
+  rollout = _take_rows(old.rollout, new.rollout, rows)
+  rollout = rollout._replace(group=jnp.where(rollout.group >= 0, group, -1))
+  return _Round(rollout, plan_index[best], flat[best])
+
+
+@jax.jit
+def _take_rows(old: Rollout, new: Rollout, rows: Array) -> Rollout:
+  """Rows of two rollouts laid one after the other."""
+  return jax.tree.map(
+      lambda a, b: jnp.concatenate([a, b], axis=0)[rows], old, new)

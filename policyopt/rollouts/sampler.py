@@ -1,0 +1,322 @@
+"""Sampling: each prompt is read once, then all rows are decoded in one loop.
+
+The tokens of a response are drawn by Gumbel argmax with a key that depends
+only on the row's id and on the place in the response, so a row's text depends
+neither on the batch around it, nor on the order of rows, nor on padding, nor
+on how the batch is spread over devices.
+
+In the cache, prompt token p sits in slot p and response token t in slot P + t,
+whatever the length of the prompt; positions are contiguous all the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from policyopt.models import cache as kv_cache
+from policyopt.models import transformer
+from policyopt.models.config import ModelConfig
+from policyopt.models.partitioning import constrain
+from policyopt.ops import bits
+from policyopt.rollouts import filters
+from policyopt.types import Array, Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+  """How tokens are drawn; hashable, so it can be a static argument.
+
+  Attributes:
+    temperature: the logits are divided by it; 0 takes the most likely token.
+    top_k: keeps the k most likely tokens; 0 switches it off.
+    top_p: keeps the smallest set with at least this mass; 1 switches it off.
+    min_p: keeps tokens at least this fraction as likely as the most likely
+      one; 0 switches it off.
+    stop_tokens: ids that end a response; they belong to it.
+    max_tokens: response tokens there is room for, a static shape.
+    pad_id: fills the rows after the response.
+  """
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  stop_tokens: tuple[int, ...] = ()
+  max_tokens: int = 64
+  pad_id: int = 0
+
+  @property
+  def truncates(self) -> bool:
+    """Whether some tokens may be ruled out, so that `kept` must be recorded."""
+    return (self.temperature == 0 or self.top_k > 0 or self.top_p < 1
+            or self.min_p > 0)
+
+  def validate(self, vocab_size: int) -> None:
+    """Raises ValueError for a setting that makes no sense.
+
+    Args:
+      vocab_size: V of the model that is sampled from.
+
+    Raises:
+      ValueError: naming the setting, its value and the values it may have.
+
+    Example:
+      >>> SamplerConfig(top_p=0.9, stop_tokens=(257,)).validate(260)
+    """
+    def check(ok: bool, name: str, wanted: str) -> None:
+      if not ok:
+        raise ValueError(
+            f'sampler.{name} is {getattr(self, name)!r}; it must be {wanted}')
+
+    check(math.isfinite(self.temperature) and self.temperature >= 0,
+          'temperature', 'a finite number, 0 (greedy) or more')
+    check(isinstance(self.top_k, int) and self.top_k >= 0, 'top_k',
+          'a whole number, 0 (off) or more')
+    check(0 < self.top_p <= 1, 'top_p', 'in (0, 1], 1 being off')
+    check(0 <= self.min_p <= 1, 'min_p', 'in [0, 1], 0 being off')
+    check(isinstance(self.max_tokens, int) and self.max_tokens >= 1,
+          'max_tokens', 'a whole number, 1 or more')
+    ids = f'below the vocabulary size {vocab_size}'
+    check(isinstance(self.stop_tokens, tuple)
+          and all(0 <= token < vocab_size for token in self.stop_tokens),
+          'stop_tokens', f'a tuple of token ids {ids}')
+    check(0 <= self.pad_id < vocab_size, 'pad_id', f'a token id {ids}')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """Sampled rows; T = P + M, each response follows its prompt immediately.
+
+  Attributes:
+    tokens: i32[B, T], prompt, response, then `pad_id`.
+    mask: bool[B, T], the response, stop token included.
+    log_probs: f32[B, T], of the tokens under the distribution they were drawn
+      from (after temperature and truncation); 0 where `mask` is False.
+    policy_log_probs: f32[B, T], under the policy itself: temperature 1 and no
+      truncation; 0 where `mask` is False.
+    entropy: f32[B, T] in nats, of the distribution drawn from.
+    kept: uint32[B, T, ceil(V/32)], bits of the tokens that truncation kept
+      when this token was drawn, 0 where `mask` is False; None when nothing is
+      truncated.
+    length: i32[B], response tokens, stop token included.
+    truncated: bool[B], reached the length limit without a stop token.
+    steps: i32[], tokens drawn for the longest row: the length of the loop.
+  """
+  tokens: Array
+  mask: Array
+  log_probs: Array
+  policy_log_probs: Array
+  entropy: Array
+  kept: Array | None
+  length: Array
+  truncated: Array
+  steps: Array
+
+
+class _Drawn(NamedTuple):
+  """What is recorded of one token in each row; [B] or, in the loop, [M, B]."""
+  token: Array
+  log_prob: Array
+  policy_log_prob: Array
+  entropy: Array
+  kept: Array | None
+
+
+class _Loop(NamedTuple):
+  """The carry of the decode loop."""
+  step: Array
+  token: Array
+  done: Array
+  length: Array
+  truncated: Array
+  record: _Drawn
+  cache: Any
+
+
+def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
+           prompts: Prompts, key: Array, *, samples: int, row_ids: Array,
+           max_tokens: Array | None = None) -> Samples:
+  """Draws `samples` responses to each prompt.
+
+  A row draws token t with the key fold_in(fold_in(key, row_id), t). To be
+  jitted with `config`, `sampler` and `samples` static; ends as soon as every
+  row has ended.
+
+  Args:
+    config: of the model.
+    sampler: how to draw.
+    params: of the model.
+    prompts: tokens i32[N, P] padded on the right, length i32[N], at least 1.
+    key: random key, consumed.
+    samples: G, responses per prompt (static).
+    row_ids: i32[N*G], what tells rows apart; response g of prompt n is row
+      n*G + g.
+    max_tokens: i32[N*G], length limit of each row; None or entries of 0 mean
+      `sampler.max_tokens`, which no limit exceeds.
+
+  Returns:
+    Samples with B = N*G rows and T = P + sampler.max_tokens.
+
+  Raises:
+    ValueError: P + sampler.max_tokens is more than the model's context, or
+      `row_ids` or `max_tokens` are not one per row.
+
+  Example:
+    >>> from policyopt.models import presets
+    >>> config = presets.preset('nano')
+    >>> params = jax.jit(transformer.init, static_argnums=0)(
+    ...     config, jax.random.key(0))
+    >>> draw = jax.jit(sample, static_argnums=(0, 1),
+    ...                static_argnames='samples')
+    >>> prompts = Prompts(jnp.array([[5, 6, 7]]), jnp.array([3]))
+    >>> out = draw(config, SamplerConfig(max_tokens=4), params, prompts,
+    ...            jax.random.key(1), samples=2, row_ids=jnp.arange(2))
+    >>> out.tokens.shape, out.length.tolist(), out.truncated.tolist()
+    ((2, 7), [4, 4], [True, True])
+  """
+  sampler.validate(config.vocab_size)
+  (num_prompts, width), limit = prompts.tokens.shape, sampler.max_tokens
+  rows = num_prompts * samples
+  _check(config, width, limit, rows, row_ids, max_tokens)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
+  prompts = Prompts(*(jnp.asarray(x, jnp.int32) for x in prompts))
+  hidden, cache = _prefill(config, params, prompts, samples, limit)
+  starts = jnp.repeat(prompts.length, samples, total_repeat_length=rows)
+  if max_tokens is None:
+    limits = jnp.full((rows,), limit, jnp.int32)
+  else:
+    limits = jnp.where(max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
+  last = _decode(config, sampler, params, hidden, cache, keys, starts, limits,
+                 width)
+  return _join(prompts.tokens, starts, last, samples, sampler.pad_id)
+
+
+def _check(config, width, limit, rows, row_ids, max_tokens):
+  if width + limit > config.max_length:
+    raise ValueError(
+        f'prompts of {width} tokens and responses of {limit} make '
+        f"{width + limit}; the model's context (max_length) is "
+        f'{config.max_length}')
+  for name, array in (('row_ids', row_ids), ('max_tokens', max_tokens)):
+    if array is not None and array.shape != (rows,):
+      raise ValueError(
+          f'{name} has the shape {array.shape}; prompts x samples = {rows} '
+          f'rows need ({rows},)')
+
+
+def _prefill(config, params, prompts, samples, limit):
+  """Reads each prompt once; hidden [B, D] that predicts the first tokens."""
+  (num_prompts, width), length = prompts.tokens.shape, prompts.length
+  slots = jnp.arange(width, dtype=jnp.int32)
+  valid = slots[None, :] < length[:, None]
+  positions = jnp.broadcast_to(slots[None, :], (num_prompts, width))
+  cache = kv_cache.init_cache(config, num_prompts, width)
+  hidden, cache = transformer.forward(
+      config, params, prompts.tokens, positions, cache=cache,
+      slot=jnp.int32(0), valid=valid)
+  last = jnp.maximum(length - 1, 0)[:, None, None]
+  hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+  cache = kv_cache.extend(kv_cache.repeat(cache, samples), limit)
+  return jnp.repeat(hidden, samples, axis=0), cache
+
+
+def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
+            width):
+  """The loop: draw, record, and read the drawn token to predict the next."""
+  limit = sampler.max_tokens
+  valid = jnp.arange(width + limit)[None, :]
+  valid = (valid < starts[:, None]) | (valid >= width)
+  stops = jnp.asarray(sampler.stop_tokens, jnp.int32)
+
+  def advance(step, hidden, cache, done, length, truncated, record):
+    logits = transformer.logits(config, params, hidden)
+    drawn = _draw(sampler, constrain(logits, 'batch', 'vocab'), keys, step)
+    token = jnp.where(done, sampler.pad_id, drawn.token)
+    record = jax.tree.map(
+        lambda buffer, x: jax.lax.dynamic_update_index_in_dim(
+            buffer, x, step, axis=0), record, drawn._replace(token=token))
+    length = length + ~done
+    stopped = (token[:, None] == stops[None, :]).any(axis=-1)
+    truncated = truncated | (~done & ~stopped & (length >= limits))
+    done = done | stopped | (length >= limits)
+    return _Loop(step + 1, token, done, length, truncated, record, cache)
+
+  def body(loop):
+    position = starts + loop.step - 1
+    hidden, cache = transformer.forward(
+        config, params, loop.token[:, None], position[:, None],
+        cache=loop.cache, slot=width + loop.step - 1, valid=valid)
+    return advance(loop.step, hidden[:, 0], cache, loop.done, loop.length,
+                   loop.truncated, loop.record)
+
+  # The first token comes from the prefill, so that the last is never read.
+  rows = starts.shape[0]
+  record = jax.tree.map(
+      lambda x: jnp.zeros((limit, *x.shape), x.dtype),
+      jax.eval_shape(lambda h, k: _draw(
+          sampler, transformer.logits(config, params, h), k, jnp.int32(0)),
+          hidden, keys))
+  loop = advance(jnp.int32(0), hidden, cache, jnp.zeros(rows, bool),
+                 jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), record)
+  return jax.lax.while_loop(
+      lambda loop: (loop.step < limit) & ~loop.done.all(), body, loop)
+
+
+def _draw(sampler, logits, keys, step) -> _Drawn:
+  """One token per row from logits [B, V], with all that is known of it."""
+  if sampler.temperature == 0:
+    scaled = logits
+    kept = filters.keep_top_k(logits, 1)
+    token = jnp.argmax(logits, axis=-1)
+  else:
+    scaled = logits / sampler.temperature
+    kept = filters.keep(scaled, top_k=sampler.top_k, top_p=sampler.top_p,
+                        min_p=sampler.min_p)
+    noise = jax.vmap(lambda key: jax.random.gumbel(
+        jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(keys)
+    token = jnp.argmax(_fill(scaled, kept, -jnp.inf) + noise, axis=-1)
+  token = token.astype(jnp.int32)
+  total = jax.nn.logsumexp(_fill(scaled, kept, -jnp.inf), axis=-1)
+  probs = jnp.exp(_fill(scaled, kept, -jnp.inf) - total[:, None])
+  return _Drawn(
+      token, _at(scaled, token) - total,
+      _at(logits, token) - jax.nn.logsumexp(logits, axis=-1),
+      total - (probs * _fill(scaled, kept, 0.)).sum(axis=-1),
+      None if kept is None else bits.pack_kept(kept))
+
+
+def _fill(logits, kept, value):
+  return logits if kept is None else jnp.where(kept, logits, value)
+
+
+def _at(logits, token):
+  return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+
+
+def _join(prompts, starts, loop, samples, pad_id) -> Samples:
+  """Moves each response from the end of the padded prompt to its real end."""
+  limit, width = loop.record.token.shape[0], prompts.shape[1]
+  place = jnp.arange(width + limit)[None, :]
+  index = place - starts[:, None]
+  mask = (index >= 0) & (index < loop.length[:, None])
+  index = jnp.clip(index, 0, limit - 1)
+
+  def gather(recorded):
+    moved = jnp.moveaxis(recorded, 0, 1)
+    if moved.ndim == 3:
+      moved = jnp.take_along_axis(moved, index[:, :, None], axis=1)
+      return jnp.where(mask[:, :, None], moved, 0)
+    return jnp.where(mask, jnp.take_along_axis(moved, index, axis=1), 0)
+
+  token, log_probs, policy_log_probs, entropy, kept = jax.tree.map(
+      gather, loop.record)
+  prompt = jnp.pad(jnp.repeat(prompts, samples, axis=0), ((0, 0), (0, limit)))
+  prompt = jnp.where(place < starts[:, None], prompt, pad_id)
+  return Samples(
+      jnp.where(mask, token, prompt), mask, log_probs, policy_log_probs,
+      entropy, kept, loop.length, loop.truncated, loop.step)
