@@ -110,7 +110,7 @@ class Plan(_Replace):
     prompt: i32[N], ids of problems of the environment.
     samples: i32[N], rollouts to draw for each.
     hint: f32[N], fraction of the reference answer to reveal, in [0, 1].
-    max_tokens: i32[N], response tokens allowed; 0 means the sampler's own limit.
+    max_tokens: i32[N], response tokens allowed; 0: the sampler's own limit.
   """
   prompt: Array
   samples: Array

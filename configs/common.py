@@ -1,0 +1,101 @@
+"""What every config starts from: the demo task at laptop size.
+
+A config is a short program, `get_config(arg)`, that returns one ConfigDict.
+The string behind the colon of `--config=configs/X.py:arg` is a list of
+comma-separated words: `quick` shrinks the run to a smoke test, `key=value`
+sets a top-level number or name (`steps=50,samples=16,method=rloo`).
+"""
+
+import ast
+
+from ml_collections import ConfigDict
+
+
+def base(arg: str = '') -> ConfigDict:
+  """The default configuration; see the comment at each key."""
+  config = ConfigDict()
+  config.seed = 0
+
+  # What is learned: a problem generator with its own judge.
+  config.task = 'reasoning_gym:chain_sum'
+  config.task_kw = ConfigDict(dict(
+      min_terms=2, max_terms=2, min_digits=1, max_digits=2,
+      exact=True,  # Only a perfect answer earns a reward.
+      workers=1, timeout_s=10.,  # Verifier processes, and a row's time limit.
+      # The sentence around each problem costs a byte-level model 59 tokens.
+      replace=(('State the final answer to the following arithmetic '
+                'problem: ', ''),)), type_safe=False)
+  config.tokenizer = 'byte'
+
+  # The policy: a preset, fields of it to change, and where it lives.
+  config.model = ConfigDict(dict(
+      preset='tiny', kw=ConfigDict(type_safe=False), value_head=None))
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, expert=1))
+
+  # Supervised warm start on the task's reference answers.
+  config.warm_start = ConfigDict(dict(
+      steps=300, examples=256, rows=32, length=192, microbatches=1,
+      optimizer=optimizer(learning_rate=1e-3, warmup_steps=20)))
+
+  # Reinforcement learning: `prompts` x `samples` rows a step.
+  config.method = 'grpo'
+  config.method_kw = ConfigDict(type_safe=False)
+  config.prompts = 32
+  config.samples = 8
+  config.steps = 100
+  config.sampler = ConfigDict(dict(
+      max_tokens=8, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0))
+  config.batching = ConfigDict(dict(epochs=1, minibatches=1, microbatches=2))
+  config.optimizer = optimizer(learning_rate=3e-4, warmup_steps=10)
+  # After so many skipped (non-finite) updates in a row the run stops.
+  config.max_skipped = 10
+
+  # Held-out problems: before, after, and every so many steps (0: never).
+  config.evaluation = ConfigDict(dict(problems=512, samples=8, every=0))
+
+  config.checkpoint_every = 20
+  config.keep_checkpoints = 2
+  # Prompts per step whose samples are written to samples.jsonl.
+  config.log_prompts = 1
+  return adjust(config, arg)
+
+
+def optimizer(**changes) -> ConfigDict:
+  """An optax optimizer: factory name, schedule, clipping, other arguments."""
+  return ConfigDict(dict(
+      name='adamw', learning_rate=1e-3, warmup_steps=0, decay_steps=0,
+      clip_norm=1.0,
+      kw=ConfigDict(dict(b1=0.9, b2=0.99, weight_decay=0.0), type_safe=False),
+  ) | changes)
+
+
+def adjust(config: ConfigDict, arg: str) -> ConfigDict:
+  """Applies the words of a config argument, such as 'quick,steps=5'."""
+  for word in filter(None, (arg or '').split(',')):
+    name, equals, value = word.partition('=')
+    if word == 'quick':
+      quick(config)
+    elif equals and name in config and not isinstance(
+        config[name], ConfigDict):
+      config[name] = _literal(value)
+    else:
+      known = [k for k in config if not isinstance(config[k], ConfigDict)]
+      raise ValueError(
+          f'config argument {word!r} is neither "quick" nor KEY=VALUE with a '
+          f'key among {", ".join(sorted(known))}')
+  return config
+
+
+def quick(config: ConfigDict) -> None:
+  """Shrinks a run to seconds, to see that all of it works."""
+  config.model.preset = 'nano'
+  config.warm_start.update(steps=4, examples=32, rows=8, length=64)
+  config.update(prompts=8, samples=4, steps=4, checkpoint_every=2)
+  config.evaluation.update(problems=16, samples=4)
+
+
+def _literal(value: str):
+  try:
+    return ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return value

@@ -1,0 +1,38 @@
+"""Copy this file to begin an experiment of your own.
+
+Say here what it is about (paper, idea), what it costs and how to run it:
+
+  python experiments/train.py --config=configs/forkme.py --workdir=runs/forkme
+
+Every key of configs/common.py may be set below, and on the command line as
+`--config.KEY=VALUE`; a key that does not exist is an error.
+"""
+
+from configs import common
+
+
+def get_config(arg=''):
+  config = common.base()
+
+  # The task: any generator of reasoning-gym with its own parameters, or
+  # 'arithmetic', whose verifier runs on the device.
+  config.task = 'reasoning_gym:spell_backward'
+  config.task_kw = dict(
+      min_word_len=3, max_word_len=6, exact=True,
+      # What surrounds a problem costs a byte-level model tokens.
+      replace=[('Spell this word backward (example: sun -> nus): ', '')])
+  config.sampler.max_tokens = 8
+
+  # The policy.
+  config.model.preset = 'tiny'
+  config.model.kw = dict(num_layers=3)
+
+  # The method, by its public name, and its hyper-parameters.
+  config.method = 'grpo'
+  config.method_kw = dict(std='none', aggregation='token_mean', beta=0.01)
+
+  # How much of it.
+  config.warm_start.steps = 200
+  config.prompts, config.samples, config.steps = 32, 8, 100
+  config.optimizer.learning_rate = 3e-4
+  return common.adjust(config, arg)

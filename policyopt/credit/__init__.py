@@ -1,0 +1,71 @@
+"""Credit transforms: from rewards to advantages, from masks to weights."""
+
+from policyopt.credit.advantages import (
+    gae,
+    group_standardize,
+    leave_one_out,
+    reward_to_go,
+    sequence_return,
+    subtract_batch_mean,
+    taking_part,
+    whiten,
+)
+from policyopt.credit.base import (
+    ScheduledState,
+    add,
+    chain,
+    from_channel,
+    identity,
+    scheduled,
+    stateless,
+    union_of_needs,
+    where,
+)
+from policyopt.credit.rewards import (
+    kl_in_reward,
+    last_chosen,
+    overlong_penalty,
+    row_rewards,
+)
+from policyopt.credit.weights import (
+    aggregate,
+    constant_length,
+    drop_flat_groups,
+    drop_truncated,
+    prompt_mean,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+)
+
+__all__ = [
+    'ScheduledState',
+    'add',
+    'aggregate',
+    'chain',
+    'constant_length',
+    'drop_flat_groups',
+    'drop_truncated',
+    'from_channel',
+    'gae',
+    'group_standardize',
+    'identity',
+    'kl_in_reward',
+    'last_chosen',
+    'leave_one_out',
+    'overlong_penalty',
+    'prompt_mean',
+    'reward_to_go',
+    'row_rewards',
+    'scheduled',
+    'sequence_mean',
+    'sequence_return',
+    'sequence_sum',
+    'stateless',
+    'subtract_batch_mean',
+    'taking_part',
+    'token_mean',
+    'union_of_needs',
+    'where',
+    'whiten',
+]

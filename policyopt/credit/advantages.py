@@ -1,0 +1,171 @@
+"""From rewards to advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from policyopt.credit import base
+from policyopt.credit.rewards import row_rewards
+from policyopt.ops import masking, normalizers, returns
+from policyopt.types import Array, CreditTransform, Rollout
+
+Predicate = Callable[[Rollout], Array]
+
+
+def taking_part(rollout: Rollout) -> Array:
+  """Chosen tokens of the rows that belong to a group.
+
+  Args:
+    rollout: the rollout.
+
+  Returns:
+    bool[B, T].
+  """
+  return rollout.mask & (rollout.group >= 0)[:, None]
+
+
+def _spread(per_row: Array, rollout: Rollout) -> Array:
+  mask = taking_part(rollout)
+  return masking.fill(jnp.broadcast_to(per_row[:, None], mask.shape), mask)
+
+
+def sequence_return() -> CreditTransform:
+  """Aₜ = R, the row's whole reward on each of its chosen tokens.
+
+  Returns:
+    A CreditTransform for advantages.
+  """
+  return base.stateless(
+      lambda x, rollout: _spread(row_rewards(x, rollout), rollout))
+
+
+def reward_to_go(gamma: float = 1.) -> CreditTransform:
+  """Aₜ = rₜ + γ Aₜ₊₁ over the chosen tokens; observations cost no discount.
+
+  Args:
+    gamma: discount per chosen token.
+
+  Returns:
+    A CreditTransform for advantages.
+  """
+  return base.stateless(lambda x, rollout: returns.discounted_returns(
+      x, taking_part(rollout), gamma=gamma))
+
+
+def group_standardize(
+    *,
+    std: str = 'sample',
+    eps: float = 1e-6,
+    singleton: str = 'zero',
+    where: Predicate | None = None,
+) -> CreditTransform:
+  """Aₜ = (R − μ) / (σ + eps) within the row's group, on every chosen token.
+
+  Args:
+    std: 'sample', 'population' or 'none' (only the mean is removed).
+    eps: added to σ.
+    singleton: what a group of one gets: 'zero' or 'raw'.
+    where: rollout -> bool[B], the rows that are compared; others get 0.
+
+  Returns:
+    A CreditTransform for advantages.
+
+  Raises:
+    ValueError: an unknown `std` or `singleton`.
+
+  Source: "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open
+    Language Models", Shao et al., 2024, arXiv:2402.03300.
+  """
+  normalizers.check_rules(std=std, singleton=singleton)
+
+  def standardize(x, rollout):
+    advantages = normalizers.group_standardize(
+        row_rewards(x, rollout), rollout.group, std=std, eps=eps,
+        singleton=singleton, where=None if where is None else where(rollout))
+    return _spread(advantages, rollout)
+
+  return base.stateless(standardize)
+
+
+def leave_one_out(
+    *,
+    singleton: str = 'zero',
+    where: Predicate | None = None,
+) -> CreditTransform:
+  """Aₜ = R − mean of the others of the group, on every chosen token.
+
+  Args:
+    singleton: what a group of one gets: 'zero' or 'raw'.
+    where: rollout -> bool[B], the rows that are compared; others get 0.
+
+  Returns:
+    A CreditTransform for advantages.
+
+  Raises:
+    ValueError: an unknown `singleton`.
+
+  Source: "Back to Basics: Revisiting REINFORCE Style Optimization for Learning
+    from Human Feedback in LLMs", Ahmadian et al., 2024, arXiv:2402.14740.
+  """
+  normalizers.check_rules(singleton=singleton)
+
+  def subtract(x, rollout):
+    advantages = normalizers.leave_one_out(
+        row_rewards(x, rollout), rollout.group, singleton=singleton,
+        where=None if where is None else where(rollout))
+    return _spread(advantages, rollout)
+
+  return base.stateless(subtract)
+
+
+def subtract_batch_mean() -> CreditTransform:
+  """Aₜ minus the mean of A over all chosen tokens of the batch.
+
+  Returns:
+    A CreditTransform for advantages.
+  """
+  def subtract(x, rollout):
+    mask = taking_part(rollout)
+    return masking.fill(x - masking.masked_mean(x, mask), mask)
+
+  return base.stateless(subtract)
+
+
+def whiten(*, ddof: int = 1, eps: float = 1e-8) -> CreditTransform:
+  """(A − Ā) / √(var + eps) over all chosen tokens of the batch.
+
+  Args:
+    ddof: 1 for the sample variance, 0 for the population's.
+    eps: added to the variance.
+
+  Returns:
+    A CreditTransform for advantages.
+  """
+  return base.stateless(lambda x, rollout: masking.masked_whiten(
+      x, taking_part(rollout), ddof=ddof, eps=eps))
+
+
+def gae(*, gamma: float = 1., lam: float = 0.95) -> CreditTransform:
+  """Generalised advantage estimation that bridges observation tokens.
+
+  Args:
+    gamma: discount per chosen token.
+    lam: λ; 1 gives the return to go minus the value.
+
+  Returns:
+    A CreditTransform for advantages; needs 'values'.
+
+  Source: "High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation", Schulman, Moritz, Levine, Jordan, Abbeel, 2015,
+    arXiv:1506.02438.
+  """
+  def estimate(x, rollout):
+    values = base.read(rollout, 'values', 'gae')
+    mask = taking_part(rollout)
+    advantages = returns.generalized_advantages(
+        x, values, mask, gamma=gamma, lam=lam)
+    return masking.fill(advantages, mask)
+
+  return base.stateless(estimate, {'values'})

@@ -1,0 +1,187 @@
+"""Token weights: what is left out, and which mean the loss is.
+
+A weights chain starts from the mask as numbers and ends in one aggregator. A
+token whose weight an earlier transform set to 0 is left out: it counts in no
+mean. With `count='mask'` an aggregator divides by all chosen tokens instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import difflib
+
+import jax.numpy as jnp
+
+from policyopt.credit import base
+from policyopt.credit.advantages import taking_part
+from policyopt.ops import aggregation, masking, normalizers
+from policyopt.types import Array, CreditTransform
+
+
+def _aggregator(reduce: Callable[..., Array], count: str) -> CreditTransform:
+  if count not in ('kept', 'mask'):
+    raise ValueError(f"count is {count!r}; it must be 'kept' or 'mask'")
+
+  def weigh(x, rollout):
+    mask = taking_part(rollout)
+    counted = mask & (x != 0) if count == 'kept' else mask
+    return reduce(x, counted, rollout)
+
+  return base.stateless(weigh)
+
+
+def token_mean(*, count: str = 'kept') -> CreditTransform:
+  """The mean over all tokens of the batch: wₜ / N.
+
+  Args:
+    count: 'kept' or 'mask', the tokens that the mean runs over.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: an unknown `count`.
+  """
+  return _aggregator(lambda x, m, r: aggregation.token_mean(x, m), count)
+
+
+def sequence_mean(*, count: str = 'kept') -> CreditTransform:
+  """The mean over rows of their token means: wₜ / (R·n).
+
+  Args:
+    count: 'kept' or 'mask', the tokens that the means run over.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: an unknown `count`.
+  """
+  return _aggregator(lambda x, m, r: aggregation.sequence_mean(x, m), count)
+
+
+def sequence_sum(*, count: str = 'kept') -> CreditTransform:
+  """The mean over rows of their token sums: wₜ / R.
+
+  Args:
+    count: 'kept' or 'mask'; a row without such a token is no row.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: an unknown `count`.
+  """
+  return _aggregator(lambda x, m, r: aggregation.sequence_sum(x, m), count)
+
+
+def constant_length(length: int, *, count: str = 'kept') -> CreditTransform:
+  """The mean over rows of their token sums over a constant: wₜ / (R·length).
+
+  Args:
+    length: the constant, usually the longest response allowed, in tokens.
+    count: 'kept' or 'mask'; a row without such a token is no row.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: `length` is not positive, or an unknown `count`.
+  """
+  if length <= 0:
+    raise ValueError(f'length is {length}; it must be a positive number')
+  return _aggregator(
+      lambda x, m, r: aggregation.constant_length(x, m, length), count)
+
+
+def prompt_mean(*, count: str = 'kept') -> CreditTransform:
+  """The mean over prompts of the token mean of all their rows.
+
+  Args:
+    count: 'kept' or 'mask', the tokens that the means run over.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: an unknown `count`.
+  """
+  return _aggregator(
+      lambda x, m, r: aggregation.prompt_mean(x, m, r.group), count)
+
+
+_AGGREGATORS = {
+    'token_mean': token_mean,
+    'sequence_mean': sequence_mean,
+    'sequence_sum': sequence_sum,
+    'constant_length': constant_length,
+    'prompt_mean': prompt_mean,
+}
+
+
+def aggregate(name: str, *, length: int | None = None) -> CreditTransform:
+  """The aggregator of that name, for recipes and configs.
+
+  Args:
+    name: 'token_mean', 'sequence_mean', 'sequence_sum', 'constant_length' or
+      'prompt_mean'.
+    length: tokens, for 'constant_length' only.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Raises:
+    ValueError: an unknown name, or 'constant_length' without a length.
+  """
+  if name not in _AGGREGATORS:
+    near = difflib.get_close_matches(name, _AGGREGATORS, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+        f'aggregation is {name!r}; it must be one of {list(_AGGREGATORS)}'
+        f'{hint}')
+  if name != 'constant_length':
+    return _AGGREGATORS[name]()
+  if length is None:
+    raise ValueError("aggregation 'constant_length' needs a length in tokens")
+  return constant_length(length)
+
+
+def drop_flat_groups(*, tolerance: float = 0.) -> CreditTransform:
+  """Weight 0 for groups whose rows all earned the same.
+
+  What counts is the sum of the reward channels as the environment gave them.
+
+  Args:
+    tolerance: largest difference that still counts as the same.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Source: "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+    Yu et al., 2025, arXiv:2503.14476 (dynamic sampling).
+  """
+  def drop(x, rollout):
+    rewards = jnp.zeros(rollout.group.shape, x.dtype)
+    for channel in rollout.rewards.values():
+      rewards = rewards + jnp.sum(masking.as_float(channel), axis=1)
+    flat = normalizers.flat_groups(
+        rewards, rollout.group, tolerance=tolerance)
+    return jnp.where(flat[:, None], 0, x)
+
+  return base.stateless(drop)
+
+
+def drop_truncated() -> CreditTransform:
+  """Weight 0 for rows that hit their length limit; needs 'truncated'.
+
+  Returns:
+    A CreditTransform for weights.
+
+  Source: "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+    Yu et al., 2025, arXiv:2503.14476 (overlong filtering).
+  """
+  def drop(x, rollout):
+    truncated = base.read(rollout, 'truncated', 'drop_truncated')
+    return jnp.where(truncated[:, None], 0, x)
+
+  return base.stateless(drop, {'truncated'})

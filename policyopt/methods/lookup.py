@@ -1,0 +1,91 @@
+"""From the name and keyword arguments of a config to a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import difflib
+import inspect
+from typing import Any
+
+from policyopt.methods import base
+from policyopt.types import Method
+
+
+def names() -> tuple[str, ...]:
+  """The names of all methods, in alphabetical order.
+
+  Returns:
+    The names.
+
+  Example:
+    >>> 'grpo' in names()
+    True
+  """
+  return tuple(sorted(base.__all__))
+
+
+def _nearest(name: str, known) -> str:
+  near = difflib.get_close_matches(name, known, n=1)
+  return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def recipe(name: str) -> Callable[..., Method]:
+  """The function that makes a method; its keywords are the hyper-parameters.
+
+  Args:
+    name: as listed by `names`.
+
+  Returns:
+    The recipe.
+
+  Raises:
+    ValueError: an unknown name; the nearest one is suggested.
+
+  Example:
+    >>> recipe('grpo').__name__
+    'grpo'
+  """
+  if name not in names():
+    raise ValueError(
+        f'method is {name!r}; it must be one of {list(names())}'
+        f'{_nearest(name, names())}')
+  return getattr(base, name)
+
+
+def build(
+    name: str, kw: Mapping[str, Any] | None = None, **defaults) -> Method:
+  """Calls a recipe with keyword arguments that were checked against it.
+
+  Args:
+    name: as listed by `names`.
+    kw: its keyword arguments; the others keep their defaults.
+    **defaults: instead of the recipe's own where `kw` does not say, such as
+      `max_tokens`, the longest response that the sampler draws; ignored by a
+      recipe that has no such argument.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: an unknown name or keyword, a missing one, or a value that the
+      recipe rejects.
+
+  Example:
+    >>> build('grpo', {'beta': 0.}).min_group
+    2
+  """
+  kw = dict(kw or {})
+  fn = recipe(name)
+  parameters = inspect.signature(fn).parameters
+  for keyword in kw:
+    if keyword not in parameters:
+      raise ValueError(
+          f'method {name!r} has no argument {keyword!r}; it takes '
+          f'{list(parameters)}{_nearest(keyword, parameters)}')
+  kw = {k: v for k, v in defaults.items() if k in parameters} | kw
+  missing = [
+      p.name for p in parameters.values()
+      if p.default is p.empty and p.name not in kw]
+  if missing:
+    raise ValueError(f'method {name!r} needs a value for {missing}')
+  return fn(**kw)

@@ -1,0 +1,80 @@
+"""Named model sizes: small ones for a laptop, and published ones."""
+
+from __future__ import annotations
+
+import difflib
+
+from policyopt.models.config import ModelConfig
+
+
+def _qwen2(layers, width, heads, kv_heads, head_dim, mlp_width, **other):
+  """Source: "Qwen2.5 Technical Report", Qwen Team, 2024, arXiv 2412.15115."""
+  config = dict(vocab_size=151936, rope_theta=1e6, norm_eps=1e-6,
+                qkv_bias=True, max_length=32768)
+  return ModelConfig(
+      num_layers=layers, width=width, num_heads=heads, num_kv_heads=kv_heads,
+      head_dim=head_dim, mlp_width=mlp_width, **(config | other))
+
+
+def _qwen3(layers, width, heads, mlp_width, **other):
+  """Source: "Qwen3 Technical Report", Qwen Team, 2025, arXiv 2505.09388."""
+  return ModelConfig(
+      vocab_size=151936, num_layers=layers, width=width, num_heads=heads,
+      num_kv_heads=8, head_dim=128, mlp_width=mlp_width, rope_theta=1e6,
+      norm_eps=1e-6, qk_norm=True, max_length=40960, **other)
+
+
+def _llama3(layers, width, heads, head_dim, mlp_width, stretch, **other):
+  """Source: "The Llama 3 Herd of Models", 2024, arXiv 2407.21783."""
+  return ModelConfig(
+      vocab_size=128256, num_layers=layers, width=width, num_heads=heads,
+      num_kv_heads=8, head_dim=head_dim, mlp_width=mlp_width, rope_theta=5e5,
+      rope_scaling=(stretch, 1.0, 4.0, 8192.0), norm_eps=1e-5,
+      max_length=131072, **other)
+
+
+# The small ones take the byte tokenizer's vocabulary.
+PRESETS = {
+    'nano': ModelConfig(
+        vocab_size=264, width=64, num_layers=2, num_heads=4, num_kv_heads=2,
+        head_dim=16, mlp_width=160, max_length=128, qk_norm=True),
+    'tiny': ModelConfig(
+        vocab_size=264, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
+        head_dim=32, mlp_width=352, max_length=256, qk_norm=True),
+    'qwen2.5-0.5b': _qwen2(24, 896, 14, 2, 64, 4864),
+    'qwen2.5-1.5b': _qwen2(28, 1536, 12, 2, 128, 8960),
+    'qwen2.5-3b': _qwen2(36, 2048, 16, 2, 128, 11008),
+    'qwen2.5-7b': _qwen2(28, 3584, 28, 4, 128, 18944, vocab_size=152064,
+                         tied_embeddings=False, max_length=131072),
+    'qwen3-0.6b': _qwen3(28, 1024, 16, 3072),
+    'qwen3-1.7b': _qwen3(28, 2048, 16, 6144),
+    'qwen3-4b': _qwen3(36, 2560, 32, 9728),
+    'qwen3-8b': _qwen3(36, 4096, 32, 12288, tied_embeddings=False),
+    'llama3.2-1b': _llama3(16, 2048, 32, 64, 8192, 32.0),
+    'llama3.2-3b': _llama3(28, 3072, 24, 128, 8192, 32.0),
+    'llama3.1-8b': _llama3(32, 4096, 32, 128, 14336, 8.0,
+                           tied_embeddings=False),
+}
+
+
+def preset(name: str, **overrides) -> ModelConfig:
+  """A named size, with some fields changed.
+
+  Args:
+    name: a key of `PRESETS`.
+    **overrides: fields of `ModelConfig`.
+
+  Returns:
+    A validated ModelConfig.
+
+  Raises:
+    ValueError: for an unknown name or field, with the nearest ones.
+
+  Example:
+    >>> preset('qwen3-0.6b', dtype='bfloat16').num_layers
+    28
+  """
+  if name not in PRESETS:
+    near = difflib.get_close_matches(name, PRESETS, cutoff=0.4) or PRESETS
+    raise ValueError(f'no model preset {name!r}; nearest: {", ".join(near)}')
+  return PRESETS[name].replace(**overrides)

@@ -1,0 +1,168 @@
+"""What the policy says of given tokens, without all the logits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from policyopt import types
+from policyopt.models import config as config_lib
+from policyopt.models import partitioning, transformer
+from policyopt.ops import bits
+
+Array = jax.Array
+
+NEEDS = frozenset({'entropy', 'values', 'hidden', 'logits'})
+
+# Finite, so that 0 · _REMOVED stays 0 in whatever is done with the logits.
+_REMOVED = -1e30
+
+
+def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
+          positions: Array | None = None, segments: Array | None = None,
+          temperature: float | Array = 1.0, kept: Array | None = None,
+          needs: Collection[str] = frozenset()) -> types.PolicyOutput:
+  """Log-probabilities of tokens under the distribution they were drawn from.
+
+  log π(a_t) = z_t[a_t] / τ − log Σ_{v ∈ kept_t} exp(z_t[v] / τ)
+
+  Logits exist for `config.logit_chunk` tokens of T at a time, in the backward
+  pass too (they are recomputed there).
+
+  Args:
+    config: of the model.
+    params: its parameters.
+    tokens: i32[B, T], padded on the right.
+    positions: i32[B, T] for the rotary embedding; None counts from 0 in each
+      row, or in each segment.
+    segments: i32[B, T] for packed rows; 0 is padding.
+    temperature: τ > 0, or 0 for greedy tokens, whose single kept token has
+      log-probability 0 at any τ; the latter needs `kept`.
+    kept: uint32[B, T, ⌈V / 32⌉], the set of tokens that truncation (top-k,
+      top-p, min-p) had left when token t was drawn, as `bits.pack_kept`; an
+      empty set means all tokens (positions that were not sampled). None means
+      all tokens everywhere.
+    needs: a subset of 'entropy', 'values', 'hidden', 'logits'; the last
+      materialises f32[B, T, V].
+
+  Returns:
+    A PolicyOutput with `log_probs` and what `needs` names. The first token of
+    a row or segment, and padding of packed rows, has nothing that predicts it
+    and gets 0 everywhere. Removed tokens have logits of -1e30.
+
+  Raises:
+    ValueError: for an unknown need, a temperature that is negative, or 0
+      without `kept`, a `kept` of another shape, or values of a model without
+      a value head.
+  """
+  _check(config, tokens, temperature, kept, needs)
+  if positions is None:
+    positions = _positions(tokens, segments)
+  hidden, _ = transformer.forward(
+      config, params, tokens, positions, segments=segments)
+  # From here on, index t holds what predicts token t.
+  hidden = jnp.pad(hidden[:, :-1], [(0, 0), (1, 0), (0, 0)])
+  first = _first(tokens, segments)
+  hidden = jnp.where(first[:, :, None], 0, hidden)
+
+  if isinstance(temperature, (int, float)) and temperature == 0:
+    temperature = 1.0
+
+  def chunk(inputs):
+    return _chunk(config, params, temperature, needs, *inputs)
+
+  out = _map_chunks(chunk, (hidden, tokens, kept), config.logit_chunk)
+  if 'values' in needs:
+    out['values'] = transformer.values(config, params, hidden)
+  out = {name: _zero_first(x, first) for name, x in out.items()}
+  if 'hidden' in needs:
+    out['hidden'] = hidden
+  return types.PolicyOutput(**out)
+
+
+def _chunk(config, params, temperature, needs, hidden, tokens, kept):
+  """Log-probabilities of [B, C] tokens from hidden [B, C, D]."""
+  logits = transformer.logits(config, params, hidden) / temperature
+  logits = partitioning.constrain(logits, 'batch', 'length', 'vocab')
+  # A comparison instead of a gather: its gradient is no scatter, and a
+  # sharded vocabulary stays sharded.
+  vocab = jnp.arange(config.vocab_size, dtype=tokens.dtype)
+  chosen = tokens[:, :, None] == vocab[None, None]
+  picked = jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
+  if kept is not None:
+    keep = bits.unpack_kept(kept, config.vocab_size)
+    keep = keep | ~jnp.any(kept != 0, axis=-1, keepdims=True)
+    logits = jnp.where(keep, logits, _REMOVED)
+  total = jax.nn.logsumexp(logits, axis=-1)
+  out = {'log_probs': picked - total}
+  if 'entropy' in needs:
+    probs = jnp.exp(logits - total[:, :, None])
+    out['entropy'] = total - jnp.sum(probs * logits, axis=-1)
+  if 'logits' in needs:
+    out['logits'] = logits
+  return out
+
+
+def _map_chunks(fn, inputs, size):
+  """fn over pieces of axis 1 (T), one after the other, recomputed backward."""
+  length = jax.tree.leaves(inputs)[0].shape[1]
+  count = -(-length // size)
+  if count <= 1:
+    return fn(inputs)
+  size = -(-length // count)  # even pieces: the least padding
+
+  def split(x):
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (0, count * size - length)
+    x = jnp.pad(x, pad).reshape(x.shape[0], count, size, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1)
+
+  def join(x):
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(x.shape[0], count * size, *x.shape[3:])[:, :length]
+
+  out = jax.lax.map(jax.checkpoint(fn, prevent_cse=False),
+                    jax.tree.map(split, inputs))
+  return jax.tree.map(join, out)
+
+
+def _first(tokens, segments):
+  """True where nothing predicts the token."""
+  if segments is None:
+    start = jnp.arange(tokens.shape[1]) == 0
+    return jnp.broadcast_to(start[None], tokens.shape)
+  # Segment 0 is padding, so the 0 before the row is no segment either.
+  before = jnp.pad(segments[:, :-1], [(0, 0), (1, 0)])
+  return (segments == 0) | (segments != before)
+
+
+def _positions(tokens, segments):
+  index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+  if segments is None:
+    return index
+  start = jnp.where(_first(tokens, segments), index, 0)
+  return index - jax.lax.cummax(start, axis=1)
+
+
+def _zero_first(x, first):
+  return jnp.where(first.reshape(first.shape + (1,) * (x.ndim - 2)), 0, x)
+
+
+def _check(config, tokens, temperature, kept, needs):
+  unknown = sorted(set(needs) - NEEDS)
+  if unknown:
+    raise ValueError(f'needs {unknown} must be among {sorted(NEEDS)}')
+  if 'values' in needs and not config.value_head:
+    raise ValueError('values need a model with a value head: set '
+                     'value_head = True')
+  if isinstance(temperature, (int, float)):
+    if not temperature >= 0 or (temperature == 0 and kept is None):
+      raise ValueError(f'temperature = {temperature} must be positive, or 0 '
+                       'together with the kept tokens')
+  if kept is not None:
+    shape = (*tokens.shape, bits.num_words(config.vocab_size))
+    if kept.shape != shape:
+      raise ValueError(f'kept has shape {kept.shape}, must be {shape}')

@@ -1,0 +1,86 @@
+"""Errors that a person meets, each in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import difflib
+import os
+import re
+import sys
+
+from absl import flags
+
+# Set to anything, it shows where an error came from.
+_TRACEBACK = 'POLICYOPT_TRACEBACK'
+
+
+class NonFiniteError(RuntimeError):
+  """Too many updates in a row were skipped: loss or gradient not finite."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
+  """A ValueError that names what is unknown and what is nearest to it.
+
+  Example:
+    >>> str(unknown_name('method', 'gpro', ['grpo', 'rloo']))
+    "unknown method 'gpro': did you mean 'grpo'? Known: grpo, rloo"
+  """
+  known = sorted(known)
+  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+  hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ''
+  return ValueError(
+      f"unknown {what} {name!r}: {hint}Known: {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+  """Ends a script with one line for an error that its user can mend.
+
+  These are ValueError, OSError, NonFiniteError, and what a config raises for
+  an unknown key. With POLICYOPT_TRACEBACK set in the environment they are
+  raised as they are.
+  """
+  try:
+    yield
+  except (ValueError, OSError, AttributeError, KeyError, NonFiniteError
+          ) as error:
+    if os.environ.get(_TRACEBACK):
+      raise
+    # A KeyError's own text is a representation, with quotes and escapes.
+    text = error.args[0] if isinstance(error, KeyError) else error
+    text = ' '.join(str(text).split())
+    sys.exit(f'error: {text} (set {_TRACEBACK}=1 to see where)')
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses flags for `absl.app.run`, without absl's page of help.
+
+  Args:
+    argv: the command line, its first word the program.
+
+  Returns:
+    The words that are no flags.
+
+  Raises:
+    ValueError: for a flag, a value or a key of the config that is not right;
+      names it.
+  """
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    lines = str(error).strip().splitlines()
+    if len(lines) == 1:
+      raise ValueError(lines[0]) from error
+    # A config program failed: the last line of its traceback says how.
+    cause = re.sub(r'^[\w.]+(Error|Exception): ', '', lines[-1].strip())
+    raise ValueError(f'{lines[0].split(": ")[0]}: {cause}') from error
+  except (KeyError, AttributeError) as error:
+    # What ml_collections says of a key names neither the flag nor the path.
+    key = re.search(r'\w+', str(error))[0]
+    near = re.search(r'Did you mean "(\w+)"', str(error))
+    word = next((word for word in argv
+                 if key in word.partition('=')[0].split('.')), '--config')
+    raise ValueError(
+        f'{word}: the config has no key {key!r}'
+        + (f'; did you mean {near[1]!r}?' if near else '')) from error

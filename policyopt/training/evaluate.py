@@ -1,0 +1,131 @@
+"""Held-out evaluation: pass@k, majority votes and lengths with intervals."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policyopt.ops import statistics
+from policyopt.rollouts import group
+from policyopt.types import Array, Environment, Plan
+
+# A row counts as solved from this total reward on.
+SOLVED = 1.0 - 1e-6
+
+
+class Evaluation(NamedTuple):
+  """What N held-out problems gave, S samples each.
+
+  Attributes:
+    solved: bool[N, S].
+    scored: bool[N, S], False where the verifier failed.
+    answer: i32[N, S], equal for equal responses to a problem.
+    length: i32[N, S], response tokens.
+    truncated: bool[N, S], reached the length limit.
+  """
+  solved: np.ndarray
+  scored: np.ndarray
+  answer: np.ndarray
+  length: np.ndarray
+  truncated: np.ndarray
+
+
+def evaluate(generate: group.Generate, env: Environment, problems: int,
+             prompts: int, key: Array) -> Evaluation:
+  """Samples and judges problems 0 ... `problems` - 1 of an environment.
+
+  Args:
+    generate: draws S samples per prompt.
+    env: held-out problems.
+    problems: N, how many.
+    prompts: per call of `generate`; the shape that it was compiled for.
+    key: consumed; problem i is sampled alike whatever `prompts` is only if
+      the calls have the same shape.
+
+  Returns:
+    Evaluation.
+  """
+  if env.size is not None and problems > env.size:
+    raise ValueError(
+        f'evaluation.problems is {problems}, but task {env.name!r} has only '
+        f'{env.size} held-out problems')
+  scheme = group.sample_groups()
+  parts = []
+  for start in range(0, problems, prompts):
+    ids = np.minimum(np.arange(start, start + prompts), problems - 1)
+    zeros = np.zeros(prompts, np.int32)
+    plan = Plan(ids.astype(np.int32), zeros, zeros.astype(np.float32), zeros)
+    rollout = scheme(generate, env, plan, jax.random.fold_in(key, start))
+    part = _judged(jax.device_get(rollout), generate.samples)
+    parts.append(part)
+  return jax.tree.map(lambda *xs: np.concatenate(xs)[:problems], *parts)
+
+
+def summary(result: Evaluation, ks: tuple[int, ...] | None = None
+            ) -> dict[str, Any]:
+  """The numbers of an evaluation, each with its 95% interval over problems.
+
+  Args:
+    result: N problems, S samples each.
+    ks: for pass@k; by default 1 and S.
+
+  Returns:
+    name -> number, or {'mean', 'low', 'high'} for 'pass@k', 'maj@S', 'length'.
+  """
+  samples = result.solved.shape[1]
+  ks = ks or tuple(sorted({1, samples}))
+  numbers: dict[str, Any] = {
+      'problems': int(result.solved.shape[0]), 'samples': int(samples),
+      'verifier_failures': int((~result.scored).sum()),
+      'truncated': float(result.truncated.mean())}
+  for k in ks:
+    numbers[f'pass@{k}'] = _interval(pass_at(result, k))
+  majority = statistics.maj_at_k(
+      jnp.asarray(result.answer), jnp.asarray(result.solved))
+  numbers[f'maj@{samples}'] = _interval(np.asarray(majority))
+  numbers['length'] = _interval(result.length.mean(1))
+  return numbers
+
+
+def pass_at(result: Evaluation, k: int) -> np.ndarray:
+  """Unbiased pass@k of each problem, f32[N]; NaN with fewer than k scored."""
+  correct = (result.solved & result.scored).sum(1)
+  return np.asarray(statistics.pass_at_k(
+      jnp.asarray(correct), jnp.asarray(result.scored.sum(1)), k))
+
+
+def gain(before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
+  """Paired gain in pass@k on the same problems, with its 95% interval."""
+  pair = np.stack([pass_at(before, k), pass_at(after, k)])
+  pair = pair[:, ~np.isnan(pair).any(0)]
+  return _numbers(statistics.paired_gain_interval(
+      jnp.asarray(pair[0]), jnp.asarray(pair[1])))
+
+
+def _judged(rollout, samples: int) -> Evaluation:
+  rows = rollout.tokens.shape[0]
+  reward = sum(np.asarray(x).sum(1) for x in rollout.rewards.values())
+  shape = (rows // samples, samples)
+  return Evaluation(
+      solved=(reward >= SOLVED).reshape(shape),
+      scored=(rollout.extras['verdict'] == 0).reshape(shape),
+      answer=_answer_ids(rollout).reshape(shape),
+      length=rollout.extras['length'].reshape(shape),
+      truncated=rollout.extras['truncated'].reshape(shape))
+
+
+def _answer_ids(rollout) -> np.ndarray:
+  """i32[B]: rows with the same prompt and response share an id."""
+  _, ids = np.unique(rollout.tokens, axis=0, return_inverse=True)
+  return ids.reshape(-1).astype(np.int32)
+
+
+def _interval(x: np.ndarray) -> dict[str, float]:
+  return _numbers(statistics.mean_interval(jnp.asarray(x[~np.isnan(x)])))
+
+
+def _numbers(interval) -> dict[str, float]:
+  return {name: float(value) for name, value in interval._asdict().items()}

@@ -1,0 +1,66 @@
+"""An optax optimizer from a config: the names and arguments are optax's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import inspect
+from typing import Any
+
+import optax
+
+from policyopt.training.errors import unknown_name
+
+
+def make_optimizer(
+    name: str = 'adamw', learning_rate: float = 1e-3, warmup_steps: int = 0,
+    decay_steps: int = 0, clip_norm: float | None = 1.0,
+    kw: Mapping[str, Any] | None = None) -> optax.GradientTransformation:
+  """Clips the global norm, then applies the named optax optimizer.
+
+  Args:
+    name: of a factory in `optax`, such as 'adamw' or 'sgd'.
+    learning_rate: the peak rate.
+    warmup_steps: updates of linear warm-up from 5% of the peak.
+    decay_steps: updates of cosine decay to 0 after the warm-up; 0 keeps the
+      rate constant.
+    clip_norm: largest global gradient norm, or None.
+    kw: further arguments of the factory.
+
+  Returns:
+    An optax.GradientTransformation.
+
+  Raises:
+    ValueError: for an unknown factory or argument, naming the nearest.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> optimizer = make_optimizer('sgd', 0.5, clip_norm=None)
+    >>> update, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+    >>> update.tolist()
+    [-0.5, -0.5]
+  """
+  known = [n for n in dir(optax)
+           if n.islower() and inspect.isfunction(getattr(optax, n))
+           and 'learning_rate' in inspect.signature(
+               getattr(optax, n)).parameters]
+  if name not in known:
+    raise unknown_name('optimizer.name', name, known)
+  factory = getattr(optax, name)
+  arguments = inspect.signature(factory).parameters
+  for argument in kw or {}:
+    if argument not in arguments:
+      raise unknown_name(f'argument of optimizer {name}', argument, arguments)
+  rate = _schedule(learning_rate, warmup_steps, decay_steps)
+  optimizer = factory(learning_rate=rate, **(kw or {}))
+  if clip_norm is None:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _schedule(peak, warmup_steps, decay_steps):
+  rate = (optax.cosine_decay_schedule(peak, decay_steps) if decay_steps
+          else optax.constant_schedule(peak))
+  if not warmup_steps:
+    return rate
+  warmup = optax.linear_schedule(0.05 * peak, peak, warmup_steps)
+  return optax.join_schedules([warmup, rate], [warmup_steps])

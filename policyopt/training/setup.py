@@ -1,0 +1,191 @@
+"""From a config to the parts of a run; everything that can be wrong is said
+here, before anything is compiled."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+import optax
+
+from policyopt.envs.factory import environment
+from policyopt.models import partitioning
+from policyopt.models.config import ModelConfig
+from policyopt.models.presets import preset
+from policyopt.models.tokenizer import Tokenizer, tokenizer
+from policyopt.rollouts.sampler import SamplerConfig
+from policyopt.training.credit import method_needs
+from policyopt.training.learner import Batching
+from policyopt.training.optimizers import make_optimizer
+from policyopt.types import NEEDS, Environment, Method
+
+
+class Setup(NamedTuple):
+  """The parts of a run.
+
+  Attributes:
+    config: the ml_collections config that they were made from.
+    tokenizer: text <-> token ids.
+    train: the environment that is learned.
+    test: the same task on held-out problems.
+    model: shape of the policy.
+    mesh: devices.
+    sampler: how responses are drawn.
+    method: what is optimised.
+    optimizer: of reinforcement learning.
+    warm_optimizer: of the warm start.
+    batching: epochs, minibatches, microbatches.
+  """
+  config: Any
+  tokenizer: Tokenizer
+  train: Environment
+  test: Environment
+  model: ModelConfig
+  mesh: Mesh
+  sampler: SamplerConfig
+  method: Method
+  optimizer: optax.GradientTransformation
+  warm_optimizer: optax.GradientTransformation
+  batching: Batching
+
+  def close(self) -> None:
+    """Ends the processes of the environments."""
+    self.train.close()
+    self.test.close()
+
+
+def prepare(config, method: Method) -> Setup:
+  """Makes and checks the parts of a run; compiles nothing.
+
+  Args:
+    config: as `configs/common.py: base` returns it.
+    method: as a recipe of `policyopt.methods` returns it.
+
+  Returns:
+    Setup.
+
+  Raises:
+    ValueError: in one line, naming the argument, its value and what would be
+      right.
+  """
+  mesh = partitioning.make_mesh(_mesh_shape(config.mesh))
+  _check_batch(config, method, mesh)
+  words = tokenizer(config.tokenizer)
+  model = _model(config.model, method, words)
+  sampler = SamplerConfig(
+      stop_tokens=(words.eos_id,), pad_id=words.pad_id, **config.sampler)
+  sampler.validate(model.vocab_size)
+  envs = [
+      environment(config.task, words, split, **config.task_kw)
+      for split in ('train', 'test')]
+  try:
+    for env in envs:
+      _check_context(env, sampler, model)
+    _check_needs(method, model, envs[0])
+  except ValueError:
+    for env in envs:
+      env.close()
+    raise
+  optimizer = make_optimizer(**config.optimizer)
+  if method.optimizer is not None:
+    optimizer = method.optimizer(optimizer)
+  return Setup(
+      config, words, *envs, model, mesh, sampler, method, optimizer,
+      make_optimizer(**config.warm_start.optimizer),
+      Batching(**config.batching))
+
+
+def _mesh_shape(mesh) -> dict[str, int]:
+  return {name: int(size) for name, size in mesh.items()}
+
+
+def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
+  """The preset with its changes; a value head when the method asks for one."""
+  value_head = config.value_head
+  if value_head is None:
+    value_head = 'values' in method_needs(method)
+  model = preset(config.preset, **config.kw, value_head=value_head)
+  if words.vocab_size > model.vocab_size:
+    raise ValueError(
+        f'tokenizer {words.name!r} has {words.vocab_size} tokens, more than '
+        f'the vocabulary of the model ({model.vocab_size}): set '
+        f'model.kw.vocab_size to at least {words.vocab_size}')
+  return model
+
+
+def _check_batch(config, method: Method, mesh: Mesh) -> None:
+  """Rows must divide into shards, minibatches and microbatches."""
+  for name in ('prompts', 'samples', 'steps'):
+    if config[name] < 1:
+      raise ValueError(f'{name} is {config[name]}; it must be at least 1')
+  if config.samples < method.min_group:
+    raise ValueError(
+        f'samples is {config.samples}: method {config.method!r} compares '
+        f'responses to the same prompt, so it needs at least '
+        f'{method.min_group} samples per prompt')
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = config.prompts * config.samples
+  pieces = config.batching.minibatches * config.batching.microbatches
+  if config.prompts % pieces:
+    raise ValueError(
+        f'prompts is {config.prompts}; it must be a multiple of '
+        f'batching.minibatches x batching.microbatches = {pieces}, so that no '
+        'group is cut')
+  if rows % (pieces * shards):
+    raise ValueError(
+        f'prompts x samples is {rows} rows in {pieces} pieces; each piece '
+        f'must be a multiple of the {shards} shards of the mesh '
+        f"('data' x 'fsdp')")
+  warm = config.warm_start
+  if warm.steps and warm.rows % (warm.microbatches * shards):
+    raise ValueError(
+        f'warm_start.rows is {warm.rows}; it must be a multiple of '
+        f'warm_start.microbatches x shards = {warm.microbatches * shards}')
+
+
+def _check_context(env: Environment, sampler: SamplerConfig,
+                   model: ModelConfig) -> None:
+  need = env.max_prompt + sampler.max_tokens
+  if need > model.max_length:
+    raise ValueError(
+        f'task {env.name!r} has prompts of up to {env.max_prompt} tokens and '
+        f'sampler.max_tokens is {sampler.max_tokens}: together {need}, more '
+        f'than model.max_length = {model.max_length}')
+
+
+def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:
+  unmet = set()
+  for need in method_needs(method):
+    if need not in NEEDS:
+      unmet.add(need)
+    elif need == 'values' and not model.value_head:
+      unmet.add(need)
+    elif need == 'turn' and env.step is None:
+      unmet.add(need)
+  if unmet:
+    need = sorted(unmet)[0]
+    supply = NEEDS.get(need, f'nothing; known are {", ".join(sorted(NEEDS))}')
+    raise ValueError(
+        f'the method needs {need!r}, which this run does not supply. '
+        f'It comes from: {supply}')
+
+
+def check_workdir(workdir: str) -> None:
+  """Makes the folder of a run, or says in one line why that cannot be.
+
+  Raises:
+    ValueError: when it is not a folder that can be written to.
+  """
+  if not workdir:
+    raise ValueError('workdir is empty; it must name a folder for the run')
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    probe = os.path.join(workdir, f'.probe-{os.getpid()}')
+    with open(probe, 'w'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    raise ValueError(
+        f'workdir {workdir!r} cannot be written to ({error.strerror}); name a '
+        'folder that can') from error

@@ -1,0 +1,83 @@
+"""The train state: made, laid out on a mesh, and described for a restore."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from policyopt.models import partitioning, transformer
+from policyopt.models.config import ModelConfig
+from policyopt.training.credit import init_credit
+from policyopt.types import Array, Method, TrainState
+
+
+def make_state(
+    config: ModelConfig, method: Method,
+    optimizer: optax.GradientTransformation, mesh: Mesh, params, key: Array,
+    size: int | None = None) -> TrainState:
+  """A train state at step 0, laid out on the mesh.
+
+  Args:
+    config: of the model.
+    method: gives the credit and planner states.
+    optimizer: gives the optimizer state, sharded like the parameters.
+    mesh: where everything lives.
+    params: the policy's parameters; copied, so that donating the state leaves
+      them intact.
+    key: root key of the run; consumed.
+    size: number of problems of the task, None when endless.
+
+  Returns:
+    TrainState.
+  """
+  shardings = state_shardings(config, method, optimizer, mesh, size)
+  make = jax.jit(
+      lambda params, key: TrainState(
+          step=jnp.zeros((), jnp.int32),
+          # A new buffer: the caller keeps its own parameters.
+          params=jax.tree.map(jnp.copy, params),
+          opt_state=optimizer.init(params),
+          credit_state=init_credit(method),
+          plan_state=method.plan.init(size),
+          key=key,
+          skipped=jnp.zeros((), jnp.int32)),
+      out_shardings=shardings)
+  return make(params, key)
+
+
+def init_params(config: ModelConfig, mesh: Mesh, key: Array):
+  """Random parameters, created where they belong on the mesh; consumes key."""
+  shardings = partitioning.param_shardings(config, mesh)
+  return jax.jit(
+      lambda key: transformer.init(config, key), out_shardings=shardings)(key)
+
+
+def state_shardings(config, method, optimizer, mesh, size=None) -> TrainState:
+  """A NamedSharding for every leaf of the train state."""
+  replicated = partitioning.replicated(mesh)
+  everywhere = lambda tree: jax.tree.map(lambda _: replicated, tree)
+  return TrainState(
+      step=replicated, params=partitioning.param_shardings(config, mesh),
+      opt_state=optimizer_shardings(config, optimizer, mesh),
+      credit_state=everywhere(jax.eval_shape(lambda: init_credit(method))),
+      plan_state=everywhere(jax.eval_shape(lambda: method.plan.init(size))),
+      key=replicated, skipped=replicated)
+
+
+def optimizer_shardings(config, optimizer, mesh):
+  """Moments lie where their parameter lies; counters are everywhere."""
+  params = transformer.abstract_params(config)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  return optax.tree.map_params(
+      optimizer, lambda _, sharding: sharding, opt_state,
+      partitioning.param_shardings(config, mesh),
+      transform_non_params=lambda _: partitioning.replicated(mesh))
+
+
+def abstract_state(state):
+  """The same tree as shapes, dtypes and shardings: the target of a restore."""
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      state)

@@ -1,0 +1,60 @@
+"""Settings of every test: eight CPU devices and JAX at its strictest."""
+
+import json
+import os
+import pathlib
+
+# Before jax is imported: the tests never touch an accelerator.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_debug_key_reuse', True)
+
+HERE = pathlib.Path(__file__).parent
+
+
+def pytest_addoption(parser):
+  """Adds `--golden`, the folder of the reference vectors."""
+  parser.addoption(
+      '--golden', default=str(HERE / 'golden'), metavar='DIR',
+      help='folder with the golden vectors (default: tests/golden)')
+
+
+@pytest.fixture(scope='session')
+def golden_dir(request) -> pathlib.Path:
+  """The folder of the golden vectors."""
+  return pathlib.Path(request.config.getoption('--golden'))
+
+
+@pytest.fixture(scope='session')
+def golden(golden_dir):
+  """`golden('gae')` is the content of gae.json: a dict with its `cases`."""
+  def load(name):
+    name = name.removesuffix('.json')
+    return json.loads((golden_dir / f'{name}.json').read_text())
+  return load
+
+
+@pytest.fixture
+def x64():
+  """Turns on float64 for one test; only golden tests need it."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def key():
+  """A fresh random key."""
+  return jax.random.key(0)
+
+
+@pytest.fixture
+def rng():
+  """A fresh numpy generator."""
+  return np.random.default_rng(0)

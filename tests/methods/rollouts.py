@@ -1,0 +1,131 @@
+"""Small random rollouts, and the way of a rollout through a method."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policyopt import types
+
+ROWS, TOKENS, VOCAB = 16, 14, 11
+# Five groups of unequal size in a mixed order, one of them a single row, and
+# two rows that take no part.
+GROUP = np.array([3, 0, 0, 7, 3, 0, 7, 3, -1, 7, 0, 3, 5, 2, 2, -1])
+
+
+def _mask(rng, group):
+  mask = np.zeros((len(group), TOKENS), bool)
+  for row in range(len(group)):
+    if group[row] >= 0:
+      start = rng.integers(1, 4)
+      end = rng.integers(start + 3, TOKENS)
+      mask[row, start:end] = True
+      mask[row, start + 1] = rng.random() < 0.5  # an observation inside
+  return mask
+
+
+def outcome(mask, rewards):
+  """Rewards f[B] on the last chosen token of each row."""
+  last = np.zeros(mask.shape, np.float32)
+  for row in range(len(mask)):
+    chosen = np.flatnonzero(mask[row])
+    if len(chosen):
+      last[row, chosen[-1]] = rewards[row]
+  return jnp.asarray(last)
+
+
+def make(seed=0, group=GROUP, mask=None, rewards=None):
+  """A rollout and a policy's view of it that has moved a little.
+
+  Args:
+    seed: of everything random.
+    group: i[B].
+    mask: bool[B, T]; random, with holes, when None.
+    rewards: f[B] outcome rewards; random when None.
+
+  Returns:
+    (Rollout with every extra that a method may need, PolicyOutput).
+  """
+  rng = np.random.default_rng(seed)
+  group = np.asarray(group)
+  mask = _mask(rng, group) if mask is None else np.asarray(mask)
+  shape = mask.shape
+  if rewards is None:
+    rewards = rng.normal(size=len(group)).astype(np.float32)
+
+  def noise(scale):
+    return jnp.asarray(np.where(
+        mask, scale * rng.normal(size=shape), 0), jnp.float32)
+
+  log_probs = -1 - jnp.abs(noise(1.)) * mask
+  rollout = types.Rollout(
+      tokens=jnp.asarray(rng.integers(0, VOCAB, shape), jnp.int32),
+      mask=jnp.asarray(mask),
+      log_probs=jnp.where(mask, log_probs, 0),
+      group=jnp.asarray(group, jnp.int32),
+      rewards={'accuracy': outcome(mask, rewards)},
+      extras={
+          'ref_log_probs': jnp.where(mask, log_probs + noise(.3), 0),
+          'old_log_probs': jnp.where(mask, log_probs + noise(.01), 0),
+          'values': noise(1.),
+          'entropy': jnp.abs(noise(1.)),
+          'policy_log_probs': log_probs,
+          'truncated': jnp.asarray(rng.random(len(group)) < .2),
+      })
+  policy = types.PolicyOutput(
+      log_probs=rollout.log_probs + noise(.2),
+      entropy=jnp.abs(noise(1.)),
+      values=rollout.extras['values'] + noise(.2))
+  return rollout, policy
+
+
+def needs(method):
+  """Everything that some part of the method needs."""
+  parts = (method.rewards, method.advantages, method.weights, method.loss)
+  return frozenset().union(*(part.needs for part in parts))
+
+
+def keep_extras(rollout, names):
+  """The rollout with only those extras."""
+  return rollout._replace(extras={
+      name: x for name, x in rollout.extras.items() if name in names})
+
+
+def initial_state(method):
+  """The states of the three credit chains."""
+  return tuple(chain.init() for chain in (
+      method.rewards, method.advantages, method.weights))
+
+
+def assign(method, state, rollout):
+  """(rollout with 'token_rewards', advantages, weights, state)."""
+  x = jnp.zeros(rollout.mask.shape)
+  for channel in rollout.rewards.values():
+    x = x + channel
+  x, rewards = method.rewards.update(x, state[0], rollout)
+  rollout = rollout._replace(extras={**rollout.extras, 'token_rewards': x})
+  x, advantages = method.advantages.update(x, state[1], rollout)
+  w, weights = method.weights.update(
+      rollout.mask.astype(jnp.float32), state[2], rollout)
+  x, w = jax.lax.stop_gradient((x, w))
+  return rollout, x, w, (rewards, advantages, weights)
+
+
+def loss_and_gradient(method, policy, advantages, weights, rollout):
+  """((loss, metrics), gradient by the policy's log-probs and values)."""
+  def loss(leaves):
+    output = policy._replace(log_probs=leaves[0], values=leaves[1])
+    return method.loss.apply(output, advantages, weights, rollout)
+
+  return jax.value_and_grad(loss, has_aux=True)(
+      (policy.log_probs, policy.values))
+
+
+def run(method, rollout, policy, state=None):
+  """Everything that one batch makes of a method, as a dict of arrays."""
+  state = initial_state(method) if state is None else state
+  rollout, advantages, weights, state = assign(method, state, rollout)
+  (loss, metrics), gradient = loss_and_gradient(
+      method, policy, advantages, weights, rollout)
+  return {
+      'advantages': advantages, 'weights': weights, 'loss': loss,
+      'metrics': metrics, 'gradient': gradient, 'state': state}

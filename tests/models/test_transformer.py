@@ -1,0 +1,239 @@
+"""The decoder against a numpy reference, its cache, padding and packing."""
+
+import functools
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policyopt.models import cache as cache_lib
+from policyopt.models import presets, transformer
+
+_spec = importlib.util.spec_from_file_location(
+    'reference', pathlib.Path(__file__).with_name('reference.py'))
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+SMALL = presets.preset(
+    'nano', vocab_size=29, width=16, head_dim=8, mlp_width=24, qk_norm=False)
+VARIANTS = {
+    'llama3': SMALL.replace(qkv_bias=True, num_kv_heads=1, norm_eps=1e-5,
+                            rope_scaling=(8.0, 1.0, 4.0, 16.0)),
+    'qwen3': SMALL.replace(qk_norm=True, tied_embeddings=False),
+}
+
+forward = reference.fast_jit(transformer.forward, static_argnames='config')
+
+
+_params = functools.cache(reference.params)
+
+
+def _tokens(config, batch, length, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(0, config.vocab_size, (batch, length)),
+                     jnp.int32)
+
+
+def _positions(tokens):
+  return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+
+
+@pytest.mark.parametrize('name', sorted(VARIANTS))
+def test_equals_numpy_reference(name):
+  config = VARIANTS[name]
+  params = _params(config)
+  tokens = _tokens(config, 2, 7)
+  out, cache = forward(config, params, tokens, _positions(tokens))
+  assert cache is None
+  want = np.stack([reference.hidden(config, params, np.array(row))
+                   for row in tokens])
+  np.testing.assert_allclose(out, want, atol=2e-5)
+
+
+def test_parameter_tree_is_pinned():
+  """Checkpoints depend on these names, shapes and axes."""
+  config = SMALL.replace(qk_norm=True, qkv_bias=True, tied_embeddings=False,
+                         value_head=True)
+  shapes = transformer.abstract_params(config)
+  axes = transformer.logical_axes(config)
+  got = {}
+  jax.tree_util.tree_map_with_path(
+      lambda path, x, a: got.update({
+          jax.tree_util.keystr(path, simple=True, separator='/'):
+              (x.shape, ' '.join(a))}), shapes, axes)
+  assert got == {
+      'embedding': ((29, 16), 'vocab embed'),
+      'head': ((16, 29), 'embed vocab'),
+      'final_norm': ((16,), 'norm'),
+      'value_head/kernel': ((16,), 'norm'),
+      'value_head/bias': ((), ''),
+      'layers/attention_norm': ((2, 16), 'layers norm'),
+      'layers/query': ((2, 16, 4, 8), 'layers embed heads head_dim'),
+      'layers/key': ((2, 16, 2, 8), 'layers embed kv_heads head_dim'),
+      'layers/value': ((2, 16, 2, 8), 'layers embed kv_heads head_dim'),
+      'layers/query_bias': ((2, 4, 8), 'layers heads head_dim'),
+      'layers/key_bias': ((2, 2, 8), 'layers kv_heads head_dim'),
+      'layers/value_bias': ((2, 2, 8), 'layers kv_heads head_dim'),
+      'layers/query_norm': ((2, 8), 'layers norm'),
+      'layers/key_norm': ((2, 8), 'layers norm'),
+      'layers/out': ((2, 4, 8, 16), 'layers heads head_dim embed'),
+      'layers/mlp_norm': ((2, 16), 'layers norm'),
+      'layers/gate': ((2, 16, 24), 'layers embed mlp'),
+      'layers/up': ((2, 16, 24), 'layers embed mlp'),
+      'layers/down': ((2, 24, 16), 'layers mlp embed'),
+  }
+
+
+def test_init_scale_and_layers_differ(key):
+  config = presets.preset('tiny', param_dtype='bfloat16')
+  params = reference.fast_jit(functools.partial(transformer.init, config))(key)
+  assert {x.dtype.name for x in jax.tree.leaves(params)} == {'bfloat16'}
+  layers = jax.tree.map(np.float32, params['layers'])
+  # A truncated normal keeps 0.88 of the asked standard deviation.
+  assert layers['query'].std() == pytest.approx(128 ** -0.5, rel=0.15)
+  assert layers['down'].std() == pytest.approx((352 * 8) ** -0.5, rel=0.15)
+  assert not np.allclose(layers['query'][0], layers['query'][1])
+
+
+def test_cached_decode_equals_full_forward():
+  """Right-padded prompts: response slot P + s, position length + s."""
+  config = VARIANTS['qwen3']
+  params = _params(config)
+  lengths, prompt, response = np.array([3, 5]), 5, 4
+  tokens = _tokens(config, 2, prompt + response)
+  full, _ = forward(config, params, tokens, _positions(tokens))
+  want = transformer.logits(config, params, full)
+
+  cache = cache_lib.init_cache(config, 2, prompt)
+  valid = jnp.arange(prompt)[None] < lengths[:, None]
+  hidden, cache = forward(config, params, tokens[:, :prompt],
+                          _positions(tokens[:, :prompt]), cache=cache, slot=0,
+                          valid=valid)
+  for row, length in enumerate(lengths):
+    np.testing.assert_allclose(
+        transformer.logits(config, params, hidden)[row, :length],
+        want[row, :length], atol=1e-5)
+
+  cache = cache_lib.extend(cache, response)
+  for step in range(response):
+    slots = jnp.arange(prompt + response)[None]
+    valid = (slots < lengths[:, None]) | (
+        (slots >= prompt) & (slots <= prompt + step))
+    positions = jnp.asarray(lengths + step)[:, None]
+    new = jnp.take_along_axis(tokens, positions, axis=1)
+    hidden, cache = forward(config, params, new, positions, cache=cache,
+                            slot=prompt + step, valid=valid)
+    got = transformer.logits(config, params, hidden)[:, 0]
+    at = jnp.broadcast_to(positions[:, :, None], (2, 1, want.shape[2]))
+    np.testing.assert_allclose(
+        got, jnp.take_along_axis(want, at, axis=1)[:, 0], atol=1e-5)
+
+
+def test_cache_rows_and_slots():
+  config = SMALL
+  cache = cache_lib.init_cache(config, 2, 3, 'bfloat16')
+  assert cache.keys.dtype == jnp.bfloat16
+  rows = jnp.arange(2, dtype=jnp.bfloat16)[None, None, :, None, None]
+  cache = jax.tree.map(lambda x: x + rows, cache)
+  repeated = cache_lib.repeat(cache, 3)
+  assert repeated.keys[0, 0, :, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
+  longer = cache_lib.extend(repeated, 2)
+  assert (longer.rows, longer.slots) == (6, 5)
+  assert longer.values[1, :, 5, 0, 0].tolist() == [1, 1, 1, 0, 0]
+  taken = cache_lib.take(longer, jnp.array([4, 0]))
+  assert taken.keys[0, 0, :, 0, 0].tolist() == [1, 0]
+
+
+def test_cache_is_updated_in_place():
+  """A decode step needs no second cache."""
+  config = SMALL
+  cache = cache_lib.init_cache(config, 4, 4096)
+  size = sum(x.nbytes for x in jax.tree.leaves(cache))
+  tokens = _tokens(config, 4, 1)
+  step = jax.jit(
+      lambda params, cache, slot: transformer.forward(
+          config, params, tokens, tokens, cache=cache, slot=slot),
+      donate_argnums=1)
+  memory = step.lower(_params(config), cache, 0).compile().memory_analysis()
+  assert memory.alias_size_in_bytes >= size
+  # One layer at a time may be laid out anew for its matrix products.
+  assert memory.temp_size_in_bytes < 1.5 * size
+
+
+def test_row_without_a_valid_slot_is_finite():
+  config = SMALL
+  cache = cache_lib.init_cache(config, 1, 4)
+  tokens = _tokens(config, 1, 2)
+  out, _ = forward(config, _params(config), tokens, _positions(tokens),
+                   cache=cache, slot=0, valid=jnp.zeros((1, 4), bool))
+  assert np.isfinite(out).all()
+
+
+def test_right_padding_changes_nothing():
+  config = SMALL
+  tokens = _tokens(config, 2, 6)
+  padded = jnp.pad(tokens, [(0, 0), (0, 5)])
+  out, _ = forward(config, _params(config), tokens, _positions(tokens))
+  longer, _ = forward(config, _params(config), padded, _positions(padded))
+  np.testing.assert_allclose(longer[:, :6], out, atol=1e-6)
+
+
+def test_remat_policies_give_equal_gradients():
+  tokens = _tokens(SMALL, 2, 6)
+
+  def gradient(remat):
+    config = SMALL.replace(remat=remat)
+    def loss(params):
+      hidden, _ = transformer.forward(config, params, tokens,
+                                      _positions(tokens))
+      return jnp.sum(jnp.sin(hidden))
+    return reference.fast_jit(jax.grad(loss))(_params(SMALL))
+
+  want = gradient('none')
+  for remat in 'full', 'dots', 'names', 'offload':
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5),
+                 gradient(remat), want)
+
+
+def test_remat_policies_keep_what_they_say():
+  """What the backward pass is given, per token and layer."""
+  tokens = _tokens(SMALL, 2, 16)
+
+  def kept(remat):
+    config = SMALL.replace(remat=remat)
+    def run(params):
+      return transformer.forward(config, params, tokens, _positions(tokens))[0]
+    _, pullback = jax.eval_shape(lambda p: jax.vjp(run, p), _params(SMALL))
+    return sum(x.size for x in jax.tree.leaves(pullback))
+
+  sizes = {remat: kept(remat) for remat in ('none', 'full', 'dots', 'names')}
+  assert sizes['full'] < sizes['names'] < sizes['dots'] < sizes['none']
+
+
+@pytest.mark.parametrize('kw, message', [
+    (dict(cache=1, slot=0, segments=1), 'segments and cache'),
+    (dict(cache=1), 'cache and slot must be given together'),
+    (dict(valid=1), 'valid is for a cache'),
+])
+def test_forward_refuses_contradictions(kw, message):
+  tokens = _tokens(SMALL, 1, 2)
+  with pytest.raises(ValueError, match=message):
+    transformer.forward(SMALL, _params(SMALL), tokens, tokens, **kw)
+
+
+def test_value_head(key):
+  config = SMALL.replace(value_head=True)
+  fresh = reference.fast_jit(functools.partial(transformer.init, config))(key)
+  hidden = jnp.arange(32.0).reshape(2, 16)
+  assert transformer.values(config, fresh, hidden).tolist() == [0.0, 0.0]
+  moved = _params(config)
+  head = moved['value_head']
+  np.testing.assert_allclose(
+      transformer.values(config, moved, hidden),
+      np.array(hidden) @ np.array(head['kernel']) + float(head['bias']),
+      rtol=1e-5)
+  with pytest.raises(ValueError, match='value_head = True'):
+    transformer.values(SMALL, _params(SMALL), hidden)
