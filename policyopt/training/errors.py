@@ -23,8 +23,8 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
   """A ValueError that names what is unknown and what is nearest to it.
 
   Example:
-    >>> str(unknown_name('method', 'gpro', ['grpo', 'rloo']))
-    "unknown method 'gpro': did you mean 'grpo'? Known: grpo, rloo"
+    >>> str(unknown_name('method', 'gpro', ['grpo', 'reinforce']))
+    "unknown method 'gpro': did you mean 'grpo'? Known: grpo, reinforce"
   """
   known = sorted(known)
   near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)

@@ -178,7 +178,8 @@ def sample_rows(tokenizer, rollout, samples: int, prompts: int) -> list[dict]:
   reward = sum(x.sum(1) for x in part['rewards'].values())
   for first in range(0, count, samples):
     group = slice(first, first + samples)
-    start = int(np.argmax(part['mask'][first]))
+    # A row that was not scored has an empty mask: any other row will do.
+    start = int(np.argmax(part['mask'][group].any(0)))
     rows.append(dict(
         problem=int(part['problem'][first]),
         prompt=tokenizer.decode(part['tokens'][first, :start].tolist()),
@@ -251,7 +252,7 @@ def _plain(config):
 def _flat(tree, prefix: str = '') -> dict[str, Any]:
   flat = {}
   for name, value in tree.items():
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
       flat |= _flat(value, f'{prefix}{name}.')
     else:
       flat[prefix + name] = value

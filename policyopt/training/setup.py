@@ -3,6 +3,7 @@ here, before anything is compiled."""
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
 from policyopt.training.optimizers import make_optimizer
 from policyopt.types import NEEDS, Environment, Method
+
+_POSITIVE = (
+    'prompts', 'samples', 'steps', 'batching.epochs', 'batching.minibatches',
+    'batching.microbatches', 'warm_start.examples', 'warm_start.rows',
+    'warm_start.microbatches', 'max_skipped', 'checkpoint_every',
+    'evaluation.problems', 'evaluation.samples')
 
 
 class Setup(NamedTuple):
@@ -76,24 +83,26 @@ def prepare(config, method: Method) -> Setup:
   sampler = SamplerConfig(
       stop_tokens=(words.eos_id,), pad_id=words.pad_id, **config.sampler)
   sampler.validate(model.vocab_size)
-  envs = [
-      environment(config.task, words, split, **config.task_kw)
-      for split in ('train', 'test')]
-  try:
-    for env in envs:
-      _check_context(env, sampler, model)
-    _check_needs(method, model, envs[0])
-  except ValueError:
-    for env in envs:
-      env.close()
-    raise
+  # Names the parameter that the mesh does not divide.
+  partitioning.param_shardings(model, mesh)
   optimizer = make_optimizer(**config.optimizer)
   if method.optimizer is not None:
     optimizer = method.optimizer(optimizer)
+  warm_optimizer = make_optimizer(**config.warm_start.optimizer)
+  envs = []
+  try:
+    for split in ('train', 'test'):
+      envs.append(environment(config.task, words, split, **config.task_kw))
+      _check_context(envs[-1], sampler, model)
+    _check_needs(method, model, envs[0])
+    _check_problems(config, *envs)
+  except Exception:
+    for env in envs:
+      env.close()
+    raise
   return Setup(
       config, words, *envs, model, mesh, sampler, method, optimizer,
-      make_optimizer(**config.warm_start.optimizer),
-      Batching(**config.batching))
+      warm_optimizer, Batching(**config.batching))
 
 
 def _mesh_shape(mesh) -> dict[str, int]:
@@ -102,6 +111,10 @@ def _mesh_shape(mesh) -> dict[str, int]:
 
 def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
   """The preset with its changes; a value head when the method asks for one."""
+  if 'value_head' in config.kw:
+    raise ValueError(
+        f'model.kw.value_head is {config.kw.value_head!r}; set '
+        'model.value_head instead')
   value_head = config.value_head
   if value_head is None:
     value_head = 'values' in method_needs(method)
@@ -116,9 +129,10 @@ def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
 
 def _check_batch(config, method: Method, mesh: Mesh) -> None:
   """Rows must divide into shards, minibatches and microbatches."""
-  for name in ('prompts', 'samples', 'steps'):
-    if config[name] < 1:
-      raise ValueError(f'{name} is {config[name]}; it must be at least 1')
+  for name in _POSITIVE:
+    value = functools.reduce(lambda c, part: c[part], name.split('.'), config)
+    if value < 1:
+      raise ValueError(f'{name} is {value}; it must be at least 1')
   if config.samples < method.min_group:
     raise ValueError(
         f'samples is {config.samples}: method {config.method!r} compares '
@@ -152,6 +166,19 @@ def _check_context(env: Environment, sampler: SamplerConfig,
         f'task {env.name!r} has prompts of up to {env.max_prompt} tokens and '
         f'sampler.max_tokens is {sampler.max_tokens}: together {need}, more '
         f'than model.max_length = {model.max_length}')
+
+
+def _check_problems(config, train: Environment, test: Environment) -> None:
+  """There must be answers to start from, and problems to evaluate on."""
+  if config.warm_start.steps and train.answer is None:
+    raise ValueError(
+        f'task {train.name!r} has no reference answers, so it cannot be warm '
+        'started: set warm_start.steps to 0')
+  problems = config.evaluation.problems
+  if test.size is not None and problems > test.size:
+    raise ValueError(
+        f'evaluation.problems is {problems}, but task {test.name!r} has only '
+        f'{test.size} held-out problems')
 
 
 def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:

@@ -1,12 +1,19 @@
 """Tests of gradients summed over microbatches, and of skipped updates."""
 
+import json
+
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
 
+from configs import common
+from policyopt import credit, methods
+from policyopt.training import loop, setup
 from policyopt.training.credit import assign_credit, init_credit
+from policyopt.training.errors import NonFiniteError
 from policyopt.training.updates import (
   apply_if_finite,
   microbatch,
@@ -14,6 +21,8 @@ from policyopt.training.updates import (
 )
 from policyopt.types import PolicyOutput
 from tests.training import factory
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 def table_policy(params, rollout):
@@ -42,20 +51,19 @@ def test_microbatches_equal_the_whole(name, rng):
       extras={**rollout.extras, 'old_log_probs': sampled + 0.05,
               'ref_log_probs': table_policy(other, rollout).log_probs,
               'values': table_policy(other, rollout).values})
-  credit, _ = assign_credit(method, init_credit(method), rollout)
+  assigned, _ = assign_credit(method, init_credit(method), rollout)
 
   def loss(params, piece):
     return method.loss.apply(
         table_policy(params, piece.rollout), piece.advantages, piece.weights,
         piece.rollout)
 
-  sums = jax.jit(
-      lambda *args, count: summed_gradient(loss, *args, count),
-      static_argnames='count')
-  whole = sums(params, credit, count=1)
+  whole, *split = jax.jit(lambda *args: [
+      summed_gradient(loss, *args, count) for count in (1, 2, 4)])(
+          params, assigned)
   assert optax.tree.norm(whole[2]) > 1e-3
-  for count in (2, 4):
-    factory.close(sums(params, credit, count=count), whole, rtol=1e-6)
+  for sums in split:
+    factory.close(sums, whole, rtol=1e-6)
 
 
 def test_microbatch_cuts_rows_of_every_rank():
@@ -107,3 +115,41 @@ def test_the_metrics_are_those_of_the_gradient():
       optimizer.init(PARAMS))
   assert params['w'].tolist() == [-2., -2.]
   assert metrics['loss'] == (2., 1.) and metrics['grad_norm'] == (5., 1.)
+
+
+def breaking(method, step):
+  """The method with advantages that are not finite from some step on."""
+  scale = lambda by: credit.stateless(lambda x, rollout: x * by)
+  broken = credit.scheduled(
+      scale, by=lambda count: jnp.where(count < step, 1., jnp.nan))
+  return method._replace(advantages=credit.chain(method.advantages, broken))
+
+
+@pytest.mark.slow
+def test_a_run_that_has_gone_astray_stops(tmp_path):
+  config = common.base('quick')
+  config.task, config.task_kw = 'arithmetic', ConfigDict()
+  config.update(steps=20, max_skipped=3, checkpoint_every=50)
+  config.warm_start.steps = 1
+  config.evaluation.update(problems=8, samples=4)
+  config.model.kw = dict(num_layers=1, width=32, head_dim=8, mlp_width=32)
+  method = breaking(methods.grpo(), step=2)
+  with pytest.raises(NonFiniteError) as error:
+    loop.train(config, method, str(tmp_path))
+  # Two good steps, three bad ones, and one until the third is looked at.
+  assert str(error.value).startswith(
+      '3 updates in a row were skipped because the loss or gradient was not '
+      'finite (max_skipped = 3); stopped after step 6 with a checkpoint in '
+      f'{tmp_path / "checkpoints"}. Lower optimizer.learning_rate')
+  assert '\n' not in str(error.value)
+  parts = setup.prepare(config, method)
+  with jax.set_mesh(parts.mesh):
+    params, step = loop.restore_params(parts, str(tmp_path))
+    start, _ = loop.restore_params(parts, str(tmp_path), 0)
+  assert step == 6
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+  assert (params['embedding'] != start['embedding']).any()
+  rows = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  skipped = [json.loads(row)['skipped_in_a_row'] for row in rows]
+  assert skipped == [0, 0, 1, 2, 3, 4]
+  assert not (tmp_path / 'result.json').exists()

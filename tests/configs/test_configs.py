@@ -1,0 +1,79 @@
+"""Every config gives a run that could start."""
+
+import importlib
+import pathlib
+
+from ml_collections import ConfigDict
+import pytest
+
+from configs import common
+from policyopt import methods
+from policyopt.training.compiles import count_compiles
+from policyopt.training.setup import prepare
+
+FOLDER = pathlib.Path(common.__file__).parent
+CONFIGS = sorted(
+    path.stem for path in FOLDER.glob('*.py')
+    if path.stem not in ('common', '__init__'))
+
+
+def get_config(name, arg=''):
+  return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+def build(config):
+  return methods.build(
+      config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
+
+
+def test_there_are_configs():
+  assert {'demo', 'grpo'} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('arg', ['', 'quick'])
+def test_a_config_prepares_without_compiling(name, arg):
+  config = get_config(name, arg)
+  assert isinstance(config, ConfigDict)
+  if 'workers' in config.task_kw:
+    config.task_kw.workers = 0  # No processes for a run that does not start.
+  with count_compiles() as compiles:
+    setup = prepare(config, build(config))
+    setup.close()
+  assert compiles.count == 0
+  assert setup.train.name == setup.test.name
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_quick_is_quick(name):
+  whole, quick = get_config(name), get_config(name, 'quick')
+  assert quick.steps <= 8 and quick.warm_start.steps <= 8
+  assert quick.prompts * quick.samples < whole.prompts * whole.samples
+  assert quick.method == whole.method
+  assert quick.method_kw.to_dict() == whole.method_kw.to_dict()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_words_set_top_level_keys(name):
+  config = get_config(name, 'quick,steps=5,samples=16,method=rloo,seed=3')
+  assert (config.steps, config.samples, config.seed) == (5, 16, 3)
+  assert config.method == 'rloo' and config.prompts == 8
+  # The last word wins.
+  assert get_config(name, 'steps=5,quick').steps == 4
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('word', ['quik', 'stepz=5', 'steps', 'sampler=3'])
+def test_unknown_words_are_refused(name, word):
+  with pytest.raises(ValueError) as caught:
+    get_config(name, word)
+  assert repr(word) in str(caught.value) and 'steps' in str(caught.value)
+
+
+def test_configs_do_not_share_their_parts():
+  first, second = common.base(), common.base()
+  first.optimizer.learning_rate = 5.
+  first.method_kw.beta = 5.
+  assert second.optimizer.learning_rate != 5.
+  assert first.warm_start.optimizer.learning_rate != 5.
+  assert 'beta' not in second.method_kw
