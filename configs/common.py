@@ -17,14 +17,14 @@ def base(arg: str = '') -> ConfigDict:
   config.seed = 0
 
   # What is learned: a problem generator with its own judge.
-  config.task = 'reasoning_gym:chain_sum'
+  config.task = 'reasoning_gym:spell_backward'
   config.task_kw = ConfigDict(dict(
-      min_terms=2, max_terms=2, min_digits=1, max_digits=2,
+      min_word_len=4, max_word_len=7, max_prompt=8,
       exact=True,  # Only a perfect answer earns a reward.
       workers=1, timeout_s=10.,  # Verifier processes, and a row's time limit.
-      # The sentence around each problem costs a byte-level model 59 tokens.
-      replace=(('State the final answer to the following arithmetic '
-                'problem: ', ''),)), type_safe=False)
+      # The sentence around each word would cost a byte-level model 49 tokens.
+      replace=(('Spell this word backward (example: sun -> nus): ', ''),)),
+      type_safe=False)
   config.tokenizer = 'byte'
 
   # The policy: a preset, fields of it to change, and where it lives.
@@ -32,9 +32,10 @@ def base(arg: str = '') -> ConfigDict:
       preset='tiny', kw=ConfigDict(type_safe=False), value_head=None))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, expert=1))
 
-  # Supervised warm start on the task's reference answers.
+  # Supervised warm start on the task's reference answers. Short on purpose:
+  # reinforcement learning needs a policy that is right 0.2 to 0.5 of the time.
   config.warm_start = ConfigDict(dict(
-      steps=300, examples=256, rows=32, length=192, microbatches=1,
+      steps=140, examples=256, rows=128, length=48, microbatches=1,
       optimizer=optimizer(learning_rate=1e-3, warmup_steps=20)))
 
   # Reinforcement learning: `prompts` x `samples` rows a step.
@@ -42,18 +43,19 @@ def base(arg: str = '') -> ConfigDict:
   config.method_kw = ConfigDict(type_safe=False)
   config.prompts = 32
   config.samples = 8
-  config.steps = 100
+  config.steps = 400
   config.sampler = ConfigDict(dict(
       max_tokens=8, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0))
-  config.batching = ConfigDict(dict(epochs=1, minibatches=1, microbatches=2))
-  config.optimizer = optimizer(learning_rate=3e-4, warmup_steps=10)
+  config.batching = ConfigDict(dict(epochs=1, minibatches=1, microbatches=1))
+  # A policy gradient is noisy: at 5e-4 this task unlearns.
+  config.optimizer = optimizer(learning_rate=2e-4, warmup_steps=10)
   # After so many skipped (non-finite) updates in a row the run stops.
   config.max_skipped = 10
 
   # Held-out problems: before, after, and every so many steps (0: never).
   config.evaluation = ConfigDict(dict(problems=512, samples=8, every=0))
 
-  config.checkpoint_every = 20
+  config.checkpoint_every = 50
   config.keep_checkpoints = 2
   # Prompts per step whose samples are written to samples.jsonl.
   config.log_prompts = 1

@@ -1,4 +1,5 @@
-"""The demo: a small model learns sums by GRPO, in minutes on two cores.
+"""The demo: a small model learns to spell backwards by GRPO, in
+minutes on two cores.
 
   make demo
 """

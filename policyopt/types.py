@@ -36,6 +36,9 @@ NEEDS = {
     'truncated': 'the sampler: rows that hit their length limit, bool[B]',
     # Rollout.extras, filled by credit assignment.
     'token_rewards': 'credit assignment: the reward after its transforms',
+    # PolicyOutput, of the policy that is being updated.
+    'logits': 'the forward pass of the update',
+    'hidden': 'the forward pass of the update',
     # Rollout.turn
     'turn': 'an environment with several turns',
 }

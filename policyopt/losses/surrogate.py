@@ -6,21 +6,25 @@ import jax.numpy as jnp
 
 from policyopt.losses import base
 from policyopt.ops import divergences, masking, ratios
-from policyopt.types import Array, Loss
+from policyopt.types import Array, Loss, Metrics
 
 
-def _drift(log_probs: Array, sampled: Array, mask: Array):
+def _drift(log_probs: Array, sampled: Array, mask: Array) -> Metrics:
+  """How far the policy is from who sampled."""
+  sampled = masking.fill(sampled, mask)
+  log_probs = masking.fill(log_probs, mask)
   # k3 with the sampler in the first place: E over its tokens of ρ − 1 − log ρ.
-  kl = divergences.kl_estimate(
-      masking.fill(sampled, mask), masking.fill(log_probs, mask), value='k3')
-  return base.mean_metric(kl, mask)
+  kl = divergences.kl_estimate(sampled, log_probs, value='k3')
+  return {
+      'kl/sampler': base.mean_metric(kl, mask),
+      'log_prob_gap': base.mean_metric(jnp.abs(log_probs - sampled), mask)}
 
 
 def policy_gradient_loss() -> Loss:
   """Σ −wₜ·Aₜ·log π(yₜ).
 
   Returns:
-    A Loss. Metrics: 'loss/policy', 'kl/sampler'.
+    A Loss. Metrics: 'loss/policy', 'kl/sampler', 'log_prob_gap'.
 
   Source: "Simple Statistical Gradient-Following Algorithms for Connectionist
     Reinforcement Learning", Williams, 1992, Machine Learning 8:229-256.
@@ -33,7 +37,7 @@ def policy_gradient_loss() -> Loss:
     counted = mask & (weights != 0)
     metrics = {
         'loss/policy': base.loss_metric(loss, weights),
-        'kl/sampler': _drift(log_probs, rollout.log_probs, counted),
+        **_drift(log_probs, rollout.log_probs, counted),
     }
     return loss, metrics
 
@@ -65,8 +69,9 @@ def clipped_surrogate(
     log_ratio_limit: log ρ is clamped to ±limit before the exponential.
 
   Returns:
-    A Loss. Metrics: 'loss/policy', 'kl/sampler', 'ratio', 'ratio/squared'
-    (ratio² / squared is the effective sample size as a fraction),
+    A Loss. Metrics: 'loss/policy', 'kl/sampler', 'log_prob_gap' (mean
+    |log π − log π_sampler|), 'ratio', 'ratio/squared' (ratio² / squared is the
+    effective sample size as a fraction),
     'clip_fraction/positive' and 'clip_fraction/negative' by the sign of A.
 
   Raises:
@@ -106,7 +111,7 @@ def clipped_surrogate(
     clipped = ratios.clipped_away(ratio, advantages, clip_low, clip_high)
     metrics = {
         'loss/policy': base.loss_metric(loss, weights),
-        'kl/sampler': _drift(policy.log_probs, rollout.log_probs, counted),
+        **_drift(policy.log_probs, rollout.log_probs, counted),
         'ratio': base.mean_metric(ratio, counted),
         'ratio/squared': base.mean_metric(jnp.square(ratio), counted),
         'clip_fraction/positive': base.mean_metric(

@@ -39,7 +39,7 @@ PRESETS = {
         vocab_size=264, width=64, num_layers=2, num_heads=4, num_kv_heads=2,
         head_dim=16, mlp_width=160, max_length=128, qk_norm=True),
     'tiny': ModelConfig(
-        vocab_size=264, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
+        vocab_size=264, width=128, num_layers=3, num_heads=4, num_kv_heads=2,
         head_dim=32, mlp_width=352, max_length=256, qk_norm=True),
     'qwen2.5-0.5b': _qwen2(24, 896, 14, 2, 64, 4864),
     'qwen2.5-1.5b': _qwen2(28, 1536, 12, 2, 128, 8960),

@@ -54,7 +54,7 @@ def assign_credit(
     ...     tokens=jnp.ones((2, 2), jnp.int32), mask=mask,
     ...     log_probs=jnp.zeros((2, 2)), group=jnp.zeros(2, jnp.int32),
     ...     rewards={'accuracy': jnp.array([[0., 1.], [0., 0.]])})
-    >>> method = methods.rloo()
+    >>> method = methods.rloo(beta=0.)
     >>> credit, _ = assign_credit(method, init_credit(method), rollout)
     >>> credit.advantages.tolist()
     [[0.0, 1.0], [0.0, -1.0]]

@@ -22,7 +22,8 @@ class Evaluation(NamedTuple):
   Attributes:
     solved: bool[N, S].
     scored: bool[N, S], False where the verifier failed.
-    answer: i32[N, S], equal for equal responses to a problem.
+    answer: i32[N, S], equal for equal responses to a problem; -1 where the
+      verifier failed.
     length: i32[N, S], response tokens.
     truncated: bool[N, S], reached the length limit.
   """
@@ -109,10 +110,12 @@ def _judged(rollout, samples: int) -> Evaluation:
   rows = rollout.tokens.shape[0]
   reward = sum(np.asarray(x).sum(1) for x in rollout.rewards.values())
   shape = (rows // samples, samples)
+  scored = rollout.extras['verdict'] == 0
   return Evaluation(
       solved=(reward >= SOLVED).reshape(shape),
-      scored=(rollout.extras['verdict'] == 0).reshape(shape),
-      answer=_answer_ids(rollout).reshape(shape),
+      scored=scored.reshape(shape),
+      # A response without a verdict has no vote.
+      answer=np.where(scored, _answer_ids(rollout), -1).reshape(shape),
       length=rollout.extras['length'].reshape(shape),
       truncated=rollout.extras['truncated'].reshape(shape))
 
