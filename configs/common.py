@@ -2,11 +2,13 @@
 
 A config is a short program, `get_config(arg)`, that returns one ConfigDict.
 The string behind the colon of `--config=configs/X.py:arg` is a list of
-comma-separated words: `quick` shrinks the run to a smoke test, `key=value`
-sets a top-level number or name (`steps=50,samples=16,method=rloo`).
+comma-separated words: `quick` shrinks the run to a smoke test, `task=NAME`
+changes the task and drops the arguments of the old one, and `KEY=VALUE` sets
+any other key (`steps=50,method=rloo,warm_start.steps=0`).
 """
 
 import ast
+import difflib
 
 from ml_collections import ConfigDict
 
@@ -77,15 +79,38 @@ def adjust(config: ConfigDict, arg: str) -> ConfigDict:
     name, equals, value = word.partition('=')
     if word == 'quick':
       quick(config)
-    elif equals and name in config and not isinstance(
-        config[name], ConfigDict):
-      config[name] = _literal(value)
+    elif equals and name == 'task':
+      set_task(config, value)
+    elif equals and name in _settable(config):
+      config.update_from_flattened_dict({name: _literal(value)})
     else:
-      known = [k for k in config if not isinstance(config[k], ConfigDict)]
+      near = difflib.get_close_matches(name, _settable(config), cutoff=0.4)
       raise ValueError(
           f'config argument {word!r} is neither "quick" nor KEY=VALUE with a '
-          f'key among {", ".join(sorted(known))}')
+          f'key of the config; nearest: {", ".join(near) or "none"}')
   return config
+
+
+def set_task(config: ConfigDict, task: str, **task_kw) -> None:
+  """Another task: drops the arguments of the old one."""
+  config.task = task
+  general = {}
+  if task.startswith('reasoning_gym:'):
+    general = {name: config.task_kw[name]
+               for name in ('exact', 'workers', 'timeout_s')
+               if name in config.task_kw}
+  config.task_kw = ConfigDict(general | task_kw, type_safe=False)
+
+
+def _settable(config: ConfigDict, prefix: str = '') -> list[str]:
+  """The keys that hold no further keys, as 'section.key'."""
+  names = []
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      names += _settable(value, f'{prefix}{name}.')
+    else:
+      names.append(prefix + name)
+  return names
 
 
 def quick(config: ConfigDict) -> None:

@@ -16,23 +16,24 @@ def get_config(arg=''):
 
   # The task: any generator of reasoning-gym with its own parameters, or
   # 'arithmetic', whose verifier runs on the device.
-  config.task = 'reasoning_gym:spell_backward'
-  config.task_kw = dict(
-      min_word_len=3, max_word_len=6, exact=True,
+  common.set_task(
+      config, 'reasoning_gym:chain_sum', min_terms=2, max_terms=2,
+      min_digits=1, max_digits=2, max_prompt=16,
       # What surrounds a problem costs a byte-level model tokens.
-      replace=[('Spell this word backward (example: sun -> nus): ', '')])
-  config.sampler.max_tokens = 8
+      replace=[('State the final answer to the following arithmetic '
+                'problem: ', '')])
+  config.sampler.max_tokens = 5
 
   # The policy.
   config.model.preset = 'tiny'
-  config.model.kw = dict(num_layers=3)
+  config.model.kw = dict(num_layers=4)
 
   # The method, by its public name, and its hyper-parameters.
   config.method = 'grpo'
   config.method_kw = dict(std='none', aggregation='token_mean', beta=0.01)
 
   # How much of it.
-  config.warm_start.steps = 200
-  config.prompts, config.samples, config.steps = 32, 8, 100
-  config.optimizer.learning_rate = 3e-4
+  config.warm_start.steps = 250
+  config.prompts, config.samples, config.steps = 32, 8, 200
+  config.optimizer.learning_rate = 1e-4
   return common.adjust(config, arg)

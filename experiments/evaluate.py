@@ -15,7 +15,7 @@ from absl import app, flags, logging
 import jax
 
 from policyopt import methods
-from policyopt.training import errors, evaluate, loop, record
+from policyopt.training import errors, evaluate, loop, policies, record
 from policyopt.training.setup import prepare
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
@@ -63,7 +63,7 @@ def evaluate_run(workdir, step, problems, samples, ks, seed, **sampler):
         sampler=dataclasses.replace(setup.sampler, **sampler))
     setup.sampler.validate(setup.model.vocab_size)
     with jax.set_mesh(setup.mesh):
-      params, step = loop.restore_params(setup, workdir, step)
+      params, step = policies.restore_params(setup, workdir, step)
       result = evaluate.evaluate(
           loop.make_draw(setup)(params, samples), setup.test, problems,
           config.prompts, jax.random.key(seed))

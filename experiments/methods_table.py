@@ -141,4 +141,4 @@ def main(argv):
 if __name__ == '__main__':
   logging.set_verbosity(logging.WARNING)
   with errors.in_one_line():
-    app.run(main)
+    app.run(main, flags_parser=errors.parse_flags)

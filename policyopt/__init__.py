@@ -37,7 +37,9 @@ _HOMES = {
         'dapo', 'dr_grpo', 'grpo', 'gspo', 'ppo', 'recipe', 'reinforce',
         'rloo'),
     # F5, what drives them.
-    'policyopt.training': ('Checkpoints', 'Writer'),
+    'policyopt.training': (
+        'Checkpoints', 'Writer', 'assign_credit', 'init_credit',
+        'make_learner'),
 }
 _FOLDERS = (
     'types', 'ops', 'credit', 'losses', 'planning', 'envs', 'models', 'data',

@@ -139,6 +139,28 @@ class Feedback(_Replace):
   count: Array
 
 
+def read_extra(rollout: Rollout, name: str, reader: str) -> Array:
+  """`rollout.extras[name]`, or an error that says who wants it and why not.
+
+  Args:
+    rollout: the rollout.
+    name: one of `types.NEEDS`.
+    reader: name of the part that reads it.
+
+  Returns:
+    The array.
+
+  Raises:
+    ValueError: the rollout does not carry it.
+  """
+  if name in rollout.extras:
+    return rollout.extras[name]
+  supplier = NEEDS.get(name, 'the rollout scheme')
+  raise ValueError(
+      f"{reader} needs rollout.extras['{name}'], which is missing; it is "
+      f'supplied by {supplier}')
+
+
 class CreditTransform(NamedTuple):
   """A step of the path from rewards to advantages, or from mask to weights.
 

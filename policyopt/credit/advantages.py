@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.rewards import row_rewards
 from policyopt.ops import masking, normalizers, returns
-from policyopt.types import Array, CreditTransform, Rollout
+from policyopt.types import Array, CreditTransform, Rollout, read_extra
 
 Predicate = Callable[[Rollout], Array]
 
@@ -162,7 +162,7 @@ def gae(*, gamma: float = 1., lam: float = 0.95) -> CreditTransform:
     arXiv:1506.02438.
   """
   def estimate(x, rollout):
-    values = base.read(rollout, 'values', 'gae')
+    values = read_extra(rollout, 'values', 'gae')
     mask = taking_part(rollout)
     advantages = returns.generalized_advantages(
         x, values, mask, gamma=gamma, lam=lam)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from policyopt.types import NEEDS, Array, CreditTransform, Rollout
+from policyopt.types import Array, CreditTransform, Rollout
 
 
 class ScheduledState(NamedTuple):
@@ -40,28 +40,6 @@ def union_of_needs(transforms: Iterable[Any]) -> frozenset[str]:
     frozenset({'values'})
   """
   return frozenset().union(*(t.needs for t in transforms))
-
-
-def read(rollout: Rollout, name: str, reader: str) -> Array:
-  """`rollout.extras[name]`, or an error that says who wants it and why not.
-
-  Args:
-    rollout: the rollout.
-    name: one of `types.NEEDS`.
-    reader: name of the transform that reads it.
-
-  Returns:
-    The array.
-
-  Raises:
-    ValueError: the rollout does not carry it.
-  """
-  if name in rollout.extras:
-    return rollout.extras[name]
-  supplier = NEEDS.get(name, 'the rollout scheme')
-  raise ValueError(
-      f"{reader} needs rollout.extras['{name}'], which is missing; it is "
-      f'supplied by {supplier}')
 
 
 def stateless(

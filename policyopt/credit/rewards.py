@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from policyopt.credit import base
 from policyopt.ops import divergences, masking
-from policyopt.types import Array, CreditTransform, Rollout
+from policyopt.types import Array, CreditTransform, Rollout, read_extra
 
 
 def last_chosen(mask: Array) -> Array:
@@ -101,10 +101,10 @@ def kl_in_reward(
   needs = {'ref_log_probs'} | ({policy} - {'log_probs'})
 
   def charge(x, rollout):
-    ref = base.read(rollout, 'ref_log_probs', 'kl_in_reward')
+    ref = read_extra(rollout, 'ref_log_probs', 'kl_in_reward')
     log_probs = rollout.log_probs
     if policy != 'log_probs':
-      log_probs = base.read(rollout, policy, 'kl_in_reward')
+      log_probs = read_extra(rollout, policy, 'kl_in_reward')
     kl = divergences.kl_estimate(
         masking.fill(log_probs, rollout.mask),
         masking.fill(ref, rollout.mask), value=estimator)

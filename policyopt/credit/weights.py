@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.advantages import taking_part
 from policyopt.ops import aggregation, masking, normalizers
-from policyopt.types import Array, CreditTransform
+from policyopt.types import Array, CreditTransform, read_extra
 
 
 def _aggregator(reduce: Callable[..., Array], count: str) -> CreditTransform:
@@ -181,7 +181,7 @@ def drop_truncated() -> CreditTransform:
     Yu et al., 2025, arXiv:2503.14476 (overlong filtering).
   """
   def drop(x, rollout):
-    truncated = base.read(rollout, 'truncated', 'drop_truncated')
+    truncated = read_extra(rollout, 'truncated', 'drop_truncated')
     return jnp.where(truncated[:, None], 0, x)
 
   return base.stateless(drop, {'truncated'})

@@ -6,29 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.ops import masking
-from policyopt.types import NEEDS, Array, Loss, PolicyOutput, Rollout
-
-
-def read(rollout: Rollout, name: str, reader: str) -> Array:
-  """`rollout.extras[name]`, or an error that says who wants it and why not.
-
-  Args:
-    rollout: the rollout.
-    name: one of `types.NEEDS`.
-    reader: name of the loss that reads it.
-
-  Returns:
-    The array.
-
-  Raises:
-    ValueError: the rollout does not carry it.
-  """
-  if name in rollout.extras:
-    return rollout.extras[name]
-  supplier = NEEDS.get(name, 'the rollout scheme')
-  raise ValueError(
-      f"{reader} needs rollout.extras['{name}'], which is missing; it is "
-      f'supplied by {supplier}')
+from policyopt.types import NEEDS, Array, Loss, PolicyOutput
 
 
 def read_policy(policy: PolicyOutput, name: str, reader: str) -> Array:

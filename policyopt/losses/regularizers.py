@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policyopt.losses import base
 from policyopt.ops import divergences, masking
-from policyopt.types import Loss
+from policyopt.types import Loss, read_extra
 
 
 def kl_penalty(
@@ -42,7 +42,7 @@ def kl_penalty(
   def apply(policy, advantages, weights, rollout):
     del advantages
     mask = rollout.mask
-    ref = base.read(rollout, 'ref_log_probs', 'kl_penalty')
+    ref = read_extra(rollout, 'ref_log_probs', 'kl_penalty')
     kl = divergences.kl_estimate(
         masking.fill(policy.log_probs, mask), masking.fill(ref, mask),
         value=value, gradient=gradient, k3_input_limit=k3_input_limit,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from policyopt.losses import base
 from policyopt.ops import divergences, masking, ratios
-from policyopt.types import Array, Loss, Metrics
+from policyopt.types import Array, Loss, Metrics, read_extra
 
 
 def _drift(log_probs: Array, sampled: Array, mask: Array) -> Metrics:
@@ -92,7 +92,7 @@ def clipped_surrogate(
     mask = rollout.mask
     sampled = rollout.log_probs
     if old != 'log_probs':
-      sampled = base.read(rollout, old, 'clipped_surrogate')
+      sampled = read_extra(rollout, old, 'clipped_surrogate')
     if level == 'token':
       log_ratio = ratios.log_ratio(
           policy.log_probs, sampled, mask, limit=log_ratio_limit)

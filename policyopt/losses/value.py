@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from policyopt.losses import base
 from policyopt.ops import masking, ratios, returns
-from policyopt.types import Array, Loss
+from policyopt.types import Array, Loss, read_extra
 
 
 def squared_value_errors(
@@ -67,8 +67,8 @@ def value_loss(
   def apply(policy, advantages, weights, rollout):
     del advantages
     mask = rollout.mask
-    old = masking.fill(base.read(rollout, 'values', 'value_loss'), mask)
-    rewards = base.read(rollout, 'token_rewards', 'value_loss')
+    old = masking.fill(read_extra(rollout, 'values', 'value_loss'), mask)
+    rewards = read_extra(rollout, 'token_rewards', 'value_loss')
     values = masking.fill(
         base.read_policy(policy, 'values', 'value_loss'), mask)
     targets = old + returns.generalized_advantages(

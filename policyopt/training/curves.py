@@ -27,15 +27,12 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel('Reward', 'mean reward per response', ('reward',)),
-    Panel('Held-out accuracy', 'pass@1',
-          ('eval/pass@1', 'heldout/pass@1', 'test/pass@1'), (0., 1.)),
-    Panel('Response length', 'tokens', ('response_length', 'length')),
-    Panel('Entropy', 'nats per token',
-          ('entropy/sampled', 'entropy', 'loss/entropy')),
+    Panel('Held-out accuracy', 'pass@1', ('eval/pass@1',), (0., 1.)),
+    Panel('Response length', 'tokens', ('response_length',)),
+    Panel('Entropy', 'nats per token', ('entropy/sampled', 'entropy')),
     Panel('Groups without signal', 'fraction of groups',
-          ('groups/zero_signal', 'zero_signal'), (0., 1.)),
-    Panel('Sampler against learner', 'nats per token',
-          ('kl/sampler', 'kl/gap', 'kl', 'kl/ref')),
+          ('groups/zero_signal',), (0., 1.)),
+    Panel('Sampler against learner', 'nats per token', ('log_prob_gap',)),
 )
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line
 # style changes when they have all been used.

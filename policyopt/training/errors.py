@@ -39,7 +39,7 @@ def in_one_line() -> Iterator[None]:
 
   These are ValueError, OSError, NonFiniteError, and what a config raises for
   an unknown key. With POLICYOPT_TRACEBACK set in the environment they are
-  raised as they are.
+  raised as they are. Ctrl-C ends it with one line too.
   """
   try:
     yield
@@ -51,6 +51,8 @@ def in_one_line() -> Iterator[None]:
     text = error.args[0] if isinstance(error, KeyError) else error
     text = ' '.join(str(text).split())
     sys.exit(f'error: {text} (set {_TRACEBACK}=1 to see where)')
+  except KeyboardInterrupt:
+    sys.exit('interrupted; the same command goes on from the last checkpoint')
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

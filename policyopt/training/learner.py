@@ -162,11 +162,6 @@ def _update(state: TrainState, credit: Credit, key: Array, loss_fn, optimizer,
         state, credit, key, loss_fn, optimizer, batching)
   metrics = {**metrics, 'skipped_in_a_row': (
       state.skipped.astype(jnp.float32), jnp.ones(()))}
-  if 'ratio/squared' in metrics:
-    # (Σρ)² / (n Σρ²), a fraction of the tokens; 1 when nothing has moved.
-    (total, count), (squares, _) = metrics['ratio'], metrics['ratio/squared']
-    metrics['effective_sample_size'] = (
-        jnp.square(total) / jnp.maximum(squares, 1e-30), count)
   return state._replace(step=state.step + 1), metrics
 
 
@@ -202,4 +197,9 @@ def _step(state: TrainState, credit: Credit, loss_fn, optimizer, batching):
   state = state._replace(
       params=params, opt_state=opt_state,
       skipped=jnp.where(ok, 0, state.skipped + 1))
+  if 'ratio/squared' in metrics:
+    # (Σρ)² / (n Σρ²), a fraction of the tokens; 1 when nothing has moved.
+    (total, count), (squares, _) = metrics['ratio'], metrics['ratio/squared']
+    update_metrics['effective_sample_size'] = (
+        jnp.square(total) / jnp.maximum(squares, 1e-30), count)
   return state, {**metrics, **update_metrics}

@@ -8,7 +8,6 @@ started again ends with the same bits as one that was not.
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any, NamedTuple
 import warnings
 
@@ -19,9 +18,8 @@ from policyopt.models import partitioning
 from policyopt.rollouts import group
 from policyopt.rollouts.sampler import sample
 from policyopt.training import evaluate as evaluation
-from policyopt.training import record, warm_start
+from policyopt.training import policies, record
 from policyopt.training import state as states
-from policyopt.training.checkpoints import Checkpoints
 from policyopt.training.compiles import count_compiles
 from policyopt.training.errors import NonFiniteError
 from policyopt.training.learner import Learner, make_learner
@@ -57,6 +55,11 @@ def train(config, method: Method, workdir: str) -> dict[str, Any]:
   record.check_same_run(config, workdir)
   setup = prepare(config, method)
   try:
+    newest = policies.checkpoints_of(setup, workdir).latest()
+    if newest is not None and newest > config.steps:
+      raise ValueError(
+          f'steps is {config.steps}, but workdir {workdir!r} is at step '
+          f'{newest} already: set steps to at least {newest}')
     record.save_run(config, workdir)
     with jax.set_mesh(setup.mesh), count_compiles() as compiles:
       return _run(setup, workdir, compiles)
@@ -68,7 +71,8 @@ def _run(setup: Setup, workdir: str, compiles) -> dict[str, Any]:
   config = setup.config
   clock = record.Clock(workdir)
   root = jax.random.key(config.seed)
-  params = _warm_params(setup, workdir, jax.random.fold_in(root, _INIT), clock)
+  params = policies.warm_params(
+      setup, workdir, jax.random.fold_in(root, _INIT), clock)
   draw = make_draw(setup)
   examine = functools.partial(
       _examine, setup, draw, jax.random.fold_in(root, _EVALUATE))
@@ -110,101 +114,6 @@ def _examine(setup: Setup, draw, key, params) -> evaluation.Evaluation:
       config.evaluation.problems, config.prompts, key)
 
 
-def _warm_params(setup: Setup, workdir: str, key, clock):
-  """Parameters after the warm start, resumed or made."""
-  config = setup.config.warm_start
-  model, optimizer, mesh = setup.model, setup.warm_optimizer, setup.mesh
-  state = warm_start.make_warm_state(
-      model, optimizer, mesh, states.init_params(model, mesh, key))
-  checkpoints = _warm_checkpoints(workdir)
-  found = checkpoints.restore(states.abstract_state(state))
-  first = 0
-  if found is not None:
-    state, first = found
-  if first < config.steps or found is None:
-    step = warm_start.make_warm_step(
-        model, optimizer, mesh, config.microbatches,
-        warm_start.warm_shardings(model, optimizer, mesh))
-    state = _warm_steps(setup, workdir, checkpoints, step, state, first, clock)
-  return state.params
-
-
-def _warm_steps(setup, workdir, checkpoints, step, state, first, clock):
-  config = setup.config.warm_start
-  previous = {}
-  with (Writer(os.path.join(workdir, 'warm_start'), first) as writer,
-        Progress(config.steps, first, 'warm start') as progress):
-    for index in range(first, config.steps):
-      batch = warm_start.warm_batch(
-          setup.train, index, config.examples, config.rows, config.length)
-      state, metrics = step(state, batch)
-      writer.write(index, metrics, {'seconds': clock.seconds()})
-      # Those of the step before are there already: showing them waits for
-      # nothing.
-      progress.update(batch.tokens.size, previous)
-      previous = metrics
-      if (index + 1) % setup.config.checkpoint_every == 0:
-        writer.flush()
-        checkpoints.save(index + 1, state)
-        clock.save()
-  checkpoints.save(config.steps, state)
-  clock.save()
-  return state
-
-
-def restore_params(setup: Setup, workdir: str, step: int | None = None):
-  """The policy of a run at a checkpoint.
-
-  Args:
-    setup: of the run.
-    workdir: its folder.
-    step: of the checkpoint; None for the newest, 0 for the policy before
-      reinforcement learning.
-
-  Returns:
-    (params, step).
-
-  Raises:
-    ValueError: when there is no such checkpoint; names those that there are.
-  """
-  checkpoints = _checkpoints(setup, workdir)
-  warm, last = _warm_checkpoints(workdir), setup.config.warm_start.steps
-  known = [0] * (last in warm.steps()) + checkpoints.steps()
-  if not known or step not in (None, *known):
-    raise ValueError(
-        f'workdir {workdir!r} has no checkpoint of step '
-        f'{0 if step is None else step}; it has {known or "none"}')
-  params = states.init_params(setup.model, setup.mesh, jax.random.key(0))
-  if step == 0 or (step is None and not checkpoints.steps()):
-    state = warm_start.make_warm_state(
-        setup.model, setup.warm_optimizer, setup.mesh, params)
-    found = warm.restore(states.abstract_state(state), last)
-    found = found and (found[0], 0)
-  else:
-    state = _init_state(setup, params, jax.random.key(0))
-    found = checkpoints.restore(states.abstract_state(state), step)
-  if found is None:
-    raise ValueError(
-        f'workdir {workdir!r} has no intact checkpoint of step {step}; it has '
-        f'{known}')
-  return found[0].params, found[1]
-
-
-def _checkpoints(setup: Setup, workdir: str) -> Checkpoints:
-  return Checkpoints(
-      os.path.join(workdir, 'checkpoints'), keep=setup.config.keep_checkpoints)
-
-
-def _warm_checkpoints(workdir: str) -> Checkpoints:
-  return Checkpoints(os.path.join(workdir, 'warm_start', 'checkpoints'))
-
-
-def _init_state(setup: Setup, params, key) -> TrainState:
-  return states.make_state(
-      setup.model, setup.method, setup.optimizer, setup.mesh, params, key,
-      setup.train.size)
-
-
 class _Parts(NamedTuple):
   """What a step of reinforcement learning is made of."""
   setup: Setup
@@ -219,8 +128,8 @@ def _reinforce(setup, workdir, draw, params, key, examine, clock, compiles):
   """The loop of reinforcement learning; returns the last state."""
   config = setup.config
   parts = _make_parts(setup, draw, params)
-  state = _init_state(setup, params, key)
-  checkpoints = _checkpoints(setup, workdir)
+  state = policies.init_state(setup, params, key)
+  checkpoints = policies.checkpoints_of(setup, workdir)
   found = checkpoints.restore(states.abstract_state(state))
   first = 0
   if found is not None:

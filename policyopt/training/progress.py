@@ -8,7 +8,6 @@ import time
 from typing import Any, TextIO
 
 import jax
-import tqdm
 
 from policyopt.training.metrics import to_row
 
@@ -53,6 +52,7 @@ class Progress:
     self._quiet = jax.process_index() != 0
     self._bar = None
     if not self._quiet and self._stream.isatty():
+      import tqdm  # Only a terminal needs it.
       self._bar = tqdm.tqdm(
           total=total, initial=first_step, desc=label, file=self._stream,
           unit='step', dynamic_ncols=True)

@@ -70,7 +70,13 @@ def warm_batch(env: Environment, step: int, examples: int, rows: int,
   ids = FIRST_PROBLEM + step * examples + np.arange(examples, dtype=np.int32)
   if env.size is not None:
     ids = ids % env.size
-  packed = pack_examples(env.reset(ids), env.answer(ids), rows, length)
+  try:
+    packed = pack_examples(env.reset(ids), env.answer(ids), rows, length)
+  except ValueError as error:
+    raise ValueError(
+        f'warm_start.rows is {rows} and warm_start.length is {length}, too '
+        f'little for warm_start.examples = {examples} of task {env.name!r}: '
+        f'{error}') from error
   mask = np.asarray(packed['mask'], np.float32)
   return Batch(
       packed['tokens'], packed['positions'], packed['segments'],

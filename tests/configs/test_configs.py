@@ -67,7 +67,7 @@ def test_words_set_top_level_keys(name):
 def test_unknown_words_are_refused(name, word):
   with pytest.raises(ValueError) as caught:
     get_config(name, word)
-  assert repr(word) in str(caught.value) and 'steps' in str(caught.value)
+  assert repr(word) in str(caught.value) and 'nearest: ' in str(caught.value)
 
 
 def test_configs_do_not_share_their_parts():
@@ -77,3 +77,17 @@ def test_configs_do_not_share_their_parts():
   assert second.optimizer.learning_rate != 5.
   assert first.warm_start.optimizer.learning_rate != 5.
   assert 'beta' not in second.method_kw
+
+
+def test_words_set_keys_of_sections():
+  config = common.base('warm_start.steps=3,sampler.top_p=0.9')
+  assert config.warm_start.steps == 3 and config.sampler.top_p == 0.9
+  with pytest.raises(ValueError, match=r'nearest: .*warm_start\.steps'):
+    common.base('warm_start.step=3')
+
+
+def test_another_task_drops_the_arguments_of_the_old_one():
+  config = common.base('task=reasoning_gym:gcd')
+  assert config.task == 'reasoning_gym:gcd'
+  assert set(config.task_kw) == {'exact', 'workers', 'timeout_s'}
+  assert not common.base('task=arithmetic').task_kw

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policyopt import methods
-from policyopt.training import evaluate, loop, record, setup
+from policyopt.training import evaluate, loop, policies, record, setup
 from policyopt.training.compiles import count_compiles
 
 
@@ -29,7 +29,7 @@ def test_the_policies_are_those_of_the_run(one_device, reference):
   lengths = []
   with jax.set_mesh(parts.mesh):
     for wanted, step in ((0, 0), (None, 6), (3, 3)):
-      params, found = loop.restore_params(parts, str(workdir), wanted)
+      params, found = policies.restore_params(parts, str(workdir), wanted)
       assert found == step
       result = evaluate.evaluate(
           draw(params, 4), parts.test, 16, config.prompts, key)

@@ -62,7 +62,7 @@ def test_a_resumed_run_may_change_how_it_is_watched(tmp_path, change):
 
 @pytest.mark.parametrize('name, old, new', [
     ('seed', 0, 1), ('method', "'grpo'", 'rloo'), ('samples', 4, 8),
-    ('optimizer.learning_rate', 0.0003, 0.1),
+    ('optimizer.learning_rate', 0.0002, 0.1),
     ('evaluation.problems', 16, 32), ('model.preset', "'nano'", 'tiny')])
 def test_a_run_of_another_config_is_not_resumed(tmp_path, name, old, new):
   config = common.base('quick')

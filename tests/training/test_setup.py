@@ -14,6 +14,7 @@ def make_config(changes=None):
   """A small run of the task that needs no processes, with some changes."""
   config = common.base('quick')
   config.task, config.task_kw = 'arithmetic', ConfigDict(type_safe=False)
+  config.batching.microbatches = 2
   for name, value in (changes or {}).items():
     *folders, last = name.split('.')
     folder = config

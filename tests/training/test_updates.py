@@ -11,7 +11,7 @@ import pytest
 
 from configs import common
 from policyopt import credit, methods
-from policyopt.training import loop, setup
+from policyopt.training import loop, policies, setup
 from policyopt.training.credit import assign_credit, init_credit
 from policyopt.training.errors import NonFiniteError
 from policyopt.training.updates import (
@@ -144,8 +144,8 @@ def test_a_run_that_has_gone_astray_stops(tmp_path):
   assert '\n' not in str(error.value)
   parts = setup.prepare(config, method)
   with jax.set_mesh(parts.mesh):
-    params, step = loop.restore_params(parts, str(tmp_path))
-    start, _ = loop.restore_params(parts, str(tmp_path), 0)
+    params, step = policies.restore_params(parts, str(tmp_path))
+    start, _ = policies.restore_params(parts, str(tmp_path), 0)
   assert step == 6
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
   assert (params['embedding'] != start['embedding']).any()

@@ -1,0 +1,133 @@
+"""Draws one token in each row, by Gumbel argmax."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from policyopt.ops import bits
+from policyopt.rollouts import filters
+from policyopt.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+  """How tokens are drawn; hashable, so it can be a static argument.
+
+  Attributes:
+    temperature: the logits are divided by it; 0 takes the most likely token.
+    top_k: keeps the k most likely tokens; 0 switches it off.
+    top_p: keeps the smallest set with at least this mass; 1 switches it off.
+    min_p: keeps tokens at least this fraction as likely as the most likely
+      one; 0 switches it off.
+    stop_tokens: ids that end a response; they belong to it.
+    max_tokens: response tokens there is room for, a static shape.
+    pad_id: fills the rows after the response.
+  """
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  stop_tokens: tuple[int, ...] = ()
+  max_tokens: int = 64
+  pad_id: int = 0
+
+  @property
+  def truncates(self) -> bool:
+    """Whether some tokens may be ruled out, so that `kept` must be recorded."""
+    return (self.temperature == 0 or self.top_k > 0 or self.top_p < 1
+            or self.min_p > 0)
+
+  def validate(self, vocab_size: int) -> None:
+    """Raises ValueError for a setting that makes no sense.
+
+    Args:
+      vocab_size: V of the model that is sampled from.
+
+    Raises:
+      ValueError: naming the setting, its value and the values it may have.
+
+    Example:
+      >>> SamplerConfig(top_p=0.9, stop_tokens=(257,)).validate(260)
+    """
+    def check(ok: bool, name: str, wanted: str) -> None:
+      if not ok:
+        raise ValueError(
+            f'sampler.{name} is {getattr(self, name)!r}; it must be {wanted}')
+
+    check(math.isfinite(self.temperature) and self.temperature >= 0,
+          'temperature', 'a finite number, 0 (greedy) or more')
+    check(isinstance(self.top_k, int) and self.top_k >= 0, 'top_k',
+          'a whole number, 0 (off) or more')
+    check(0 < self.top_p <= 1, 'top_p', 'in (0, 1], 1 being off')
+    check(0 <= self.min_p <= 1, 'min_p', 'in [0, 1], 0 being off')
+    check(isinstance(self.max_tokens, int) and self.max_tokens >= 1,
+          'max_tokens', 'a whole number, 1 or more')
+    ids = f'below the vocabulary size {vocab_size}'
+    check(isinstance(self.stop_tokens, tuple)
+          and all(0 <= token < vocab_size for token in self.stop_tokens),
+          'stop_tokens', f'a tuple of token ids {ids}')
+    check(0 <= self.pad_id < vocab_size, 'pad_id', f'a token id {ids}')
+
+
+class Drawn(NamedTuple):
+  """What is recorded of one token in each row: [B], or [M, B] in the loop.
+
+  Attributes:
+    token: i32.
+    log_prob: f32, under the distribution that the token was drawn from.
+    policy_log_prob: f32, at temperature 1 and without truncation.
+    entropy: f32 in nats, of the distribution that the token was drawn from.
+    kept: uint32[..., ceil(V/32)], bits of what truncation left, or None.
+  """
+  token: Array
+  log_prob: Array
+  policy_log_prob: Array
+  entropy: Array
+  kept: Array | None
+
+
+def draw(sampler: SamplerConfig, logits: Array, keys: Array,
+         step: Array) -> Drawn:
+  """One token per row, with all that is known of it.
+
+  Args:
+    sampler: how to draw.
+    logits: f32[B, V], of the policy.
+    keys: [B] random keys of the rows, folded with the step.
+    step: i32[], place in the response.
+
+  Returns:
+    Drawn of B rows.
+  """
+  if sampler.temperature == 0:
+    scaled = logits
+    kept = filters.keep_top_k(logits, 1)
+    token = jnp.argmax(logits, axis=-1)
+  else:
+    scaled = logits / sampler.temperature
+    kept = filters.keep(scaled, top_k=sampler.top_k, top_p=sampler.top_p,
+                        min_p=sampler.min_p)
+    noise = jax.vmap(lambda key: jax.random.gumbel(
+        jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(keys)
+    token = jnp.argmax(_fill(scaled, kept, -jnp.inf) + noise, axis=-1)
+  token = token.astype(jnp.int32)
+  total = jax.nn.logsumexp(_fill(scaled, kept, -jnp.inf), axis=-1)
+  probs = jnp.exp(_fill(scaled, kept, -jnp.inf) - total[:, None])
+  return Drawn(
+      token, _at(scaled, token) - total,
+      _at(logits, token) - jax.nn.logsumexp(logits, axis=-1),
+      total - (probs * _fill(scaled, kept, 0.)).sum(axis=-1),
+      None if kept is None else bits.pack_kept(kept))
+
+
+def _fill(logits, kept, value):
+  return logits if kept is None else jnp.where(kept, logits, value)
+
+
+def _at(logits, token):
+  return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
