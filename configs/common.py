@@ -8,9 +8,10 @@ any other key (`steps=50,method=rloo,warm_start.steps=0`).
 """
 
 import ast
-import difflib
 
 from ml_collections import ConfigDict
+
+from policyopt.names import check_name
 
 
 def base(arg: str = '') -> ConfigDict:
@@ -84,10 +85,9 @@ def adjust(config: ConfigDict, arg: str) -> ConfigDict:
     elif equals and name in _settable(config):
       config.update_from_flattened_dict({name: _literal(value)})
     else:
-      near = difflib.get_close_matches(name, _settable(config), cutoff=0.4)
-      raise ValueError(
-          f'config argument {word!r} is neither "quick" nor KEY=VALUE with a '
-          f'key of the config; nearest: {", ".join(near) or "none"}')
+      known = ['quick', 'task'] + _settable(config)
+      check_name('word of the config argument', name, known)
+      raise ValueError(f'config argument {word!r} lacks a value: {name}=VALUE')
   return config
 
 

@@ -8,12 +8,12 @@ mean. With `count='mask'` an aggregator divides by all chosen tokens instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-import difflib
 
 import jax.numpy as jnp
 
 from policyopt.credit import base
 from policyopt.credit.advantages import taking_part
+from policyopt.names import check_name
 from policyopt.ops import aggregation, masking, normalizers
 from policyopt.types import Array, CreditTransform, read_extra
 
@@ -133,12 +133,7 @@ def aggregate(name: str, *, length: int | None = None) -> CreditTransform:
   Raises:
     ValueError: an unknown name, or 'constant_length' without a length.
   """
-  if name not in _AGGREGATORS:
-    near = difflib.get_close_matches(name, _AGGREGATORS, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-        f'aggregation is {name!r}; it must be one of {list(_AGGREGATORS)}'
-        f'{hint}')
+  check_name('aggregation', name, _AGGREGATORS)
   if name != 'constant_length':
     return _AGGREGATORS[name]()
   if length is None:

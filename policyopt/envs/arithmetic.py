@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt import types
-from policyopt.envs import names
+from policyopt.names import check_name
 
 SPLITS = ('train', 'test')
 OPERATORS = ('+', '-', '*')
@@ -169,9 +169,9 @@ def _matches(answers, responses, eos_id):
 
 
 def _check(split, digits, operators):
-  names.check('split', split, SPLITS)
+  check_name('split', split, SPLITS)
   for op in operators:
-    names.check('operator', op, OPERATORS)
+    check_name('operator', op, OPERATORS)
   if not operators or len(set(operators)) < len(operators):
     raise ValueError(f'operators is {operators!r}, but must name each once')
   if not 1 <= digits <= _MOST_DIGITS:

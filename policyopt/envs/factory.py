@@ -6,7 +6,7 @@ import importlib
 import inspect
 
 from policyopt import types
-from policyopt.envs import names
+from policyopt.names import check_name
 
 # Task -> module; a task of several generators is named 'task:generator'.
 TASKS = {'arithmetic': 'arithmetic', 'reasoning_gym': 'reasoning_gym'}
@@ -36,10 +36,10 @@ def environment(
     8
     >>> environment('aritmetic', byte)
     Traceback (most recent call last):
-    ValueError: unknown task 'aritmetic': did you mean 'arithmetic'?
+    ValueError: unknown task 'aritmetic': did you mean 'arithmetic'? Known: ...
   """
   task, _, generator = spec.partition(':')
-  names.check('task', task, TASKS)
+  check_name('task', task, TASKS)
   if bool(generator) != (task in _FAMILIES):
     right = f'{task}:NAME' if task in _FAMILIES else task
     raise ValueError(f'environment is {spec!r}, but must be {right!r}')
@@ -53,6 +53,6 @@ def environment(
   if not any(p.kind is p.VAR_KEYWORD for p in parameters):
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in kwargs:
-      names.check(f'argument of {task}', name, known)
+      check_name(f'argument of {task}', name, known)
   args = (generator,) if generator else ()
   return module.environment(*args, tokenizer, split, **kwargs)

@@ -15,7 +15,8 @@ import numpy as np
 import reasoning_gym
 
 from policyopt import types
-from policyopt.envs import names, text, verifiers
+from policyopt.envs import text, verifiers
+from policyopt.names import check_name
 
 SCORER = 'policyopt.envs.scorers:reasoning_gym_score'
 
@@ -117,7 +118,7 @@ def environment(
     [1.0]
   """
   name = f'reasoning_gym:{dataset}'
-  names.check('split', split, _TRIES)
+  check_name('split', split, _TRIES)
   if '{question}' not in template:
     raise ValueError(f"template is {template!r}, but must hold '{{question}}'")
   stream = _Stream(dataset, params, split, seed, disjoint)
@@ -263,13 +264,13 @@ def split_of(question: str) -> str:
 
 def _check_dataset(dataset: str, params: Mapping[str, Any]):
   """Raises for a generator or a parameter that does not exist."""
-  names.check(
+  check_name(
       'reasoning_gym dataset', dataset, reasoning_gym.factory.DATASETS)
   _, config = reasoning_gym.factory.DATASETS[dataset]
   # The environment chooses seed and size itself.
   known = {f.name for f in dataclasses.fields(config)} - {'seed', 'size'}
   for param in params:
-    names.check(f'parameter of reasoning_gym:{dataset}', param, known)
+    check_name(f'parameter of reasoning_gym:{dataset}', param, known)
   if dataset in _HASH_DEPENDENT and os.environ.get(
       'PYTHONHASHSEED', 'random') == 'random':
     warnings.warn(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import difflib
 import inspect
 from typing import Any
 
 from policyopt.methods import base
+from policyopt.names import check_name
 from policyopt.types import Method
 
 
@@ -22,11 +22,6 @@ def names() -> tuple[str, ...]:
     True
   """
   return tuple(sorted(base.__all__))
-
-
-def _nearest(name: str, known) -> str:
-  near = difflib.get_close_matches(name, known, n=1)
-  return f'; did you mean {near[0]!r}?' if near else ''
 
 
 def recipe(name: str) -> Callable[..., Method]:
@@ -45,10 +40,7 @@ def recipe(name: str) -> Callable[..., Method]:
     >>> recipe('grpo').__name__
     'grpo'
   """
-  if name not in names():
-    raise ValueError(
-        f'method is {name!r}; it must be one of {list(names())}'
-        f'{_nearest(name, names())}')
+  check_name('method', name, names())
   return getattr(base, name)
 
 
@@ -78,10 +70,7 @@ def build(
   fn = recipe(name)
   parameters = inspect.signature(fn).parameters
   for keyword in kw:
-    if keyword not in parameters:
-      raise ValueError(
-          f'method {name!r} has no argument {keyword!r}; it takes '
-          f'{list(parameters)}{_nearest(keyword, parameters)}')
+    check_name(f'argument of method {name}', keyword, parameters)
   kw = {k: v for k, v in defaults.items() if k in parameters} | kw
   missing = [
       p.name for p in parameters.values()

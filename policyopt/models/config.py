@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+
+from policyopt.names import check_name
 
 REMAT = ('none', 'full', 'dots', 'names', 'offload')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -106,10 +107,7 @@ class ModelConfig:
     """
     fields = [field.name for field in dataclasses.fields(self)]
     for name in changes:
-      if name not in fields:
-        near = difflib.get_close_matches(name, fields) or fields
-        raise ValueError(
-            f'ModelConfig has no field {name!r}; nearest: {", ".join(near)}')
+      check_name('field of ModelConfig', name, fields)
     return dataclasses.replace(self, **changes).validate()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from policyopt.models.config import ModelConfig
+from policyopt.names import check_name
 
 
 def _qwen2(layers, width, heads, kv_heads, head_dim, mlp_width, **other):
@@ -74,7 +73,5 @@ def preset(name: str, **overrides) -> ModelConfig:
     >>> preset('qwen3-0.6b', dtype='bfloat16').num_layers
     28
   """
-  if name not in PRESETS:
-    near = difflib.get_close_matches(name, PRESETS, cutoff=0.4) or PRESETS
-    raise ValueError(f'no model preset {name!r}; nearest: {", ".join(near)}')
+  check_name('model preset', name, PRESETS)
   return PRESETS[name].replace(**overrides)

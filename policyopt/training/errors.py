@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
-import difflib
 import os
 import re
 import sys
@@ -17,20 +16,6 @@ _TRACEBACK = 'POLICYOPT_TRACEBACK'
 
 class NonFiniteError(RuntimeError):
   """Too many updates in a row were skipped: loss or gradient not finite."""
-
-
-def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
-  """A ValueError that names what is unknown and what is nearest to it.
-
-  Example:
-    >>> str(unknown_name('method', 'gpro', ['grpo', 'reinforce']))
-    "unknown method 'gpro': did you mean 'grpo'? Known: grpo, reinforce"
-  """
-  known = sorted(known)
-  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-  hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ''
-  return ValueError(
-      f"unknown {what} {name!r}: {hint}Known: {', '.join(known)}")
 
 
 @contextlib.contextmanager

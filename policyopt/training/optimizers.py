@@ -8,7 +8,7 @@ from typing import Any
 
 import optax
 
-from policyopt.training.errors import unknown_name
+from policyopt.names import check_name
 
 
 def make_optimizer(
@@ -43,13 +43,11 @@ def make_optimizer(
            if n.islower() and inspect.isfunction(getattr(optax, n))
            and 'learning_rate' in inspect.signature(
                getattr(optax, n)).parameters]
-  if name not in known:
-    raise unknown_name('optimizer.name', name, known)
+  check_name('optimizer.name', name, known)
   factory = getattr(optax, name)
   arguments = inspect.signature(factory).parameters
   for argument in kw or {}:
-    if argument not in arguments:
-      raise unknown_name(f'argument of optimizer {name}', argument, arguments)
+    check_name(f'argument of optimizer {name}', argument, arguments)
   rate = _schedule(learning_rate, warmup_steps, decay_steps)
   optimizer = factory(learning_rate=rate, **(kw or {}))
   if clip_norm is None:

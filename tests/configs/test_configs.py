@@ -63,11 +63,14 @@ def test_words_set_top_level_keys(name):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-@pytest.mark.parametrize('word', ['quik', 'stepz=5', 'steps', 'sampler=3'])
-def test_unknown_words_are_refused(name, word):
-  with pytest.raises(ValueError) as caught:
+@pytest.mark.parametrize('word, message', [
+    ('quik', "'quik': did you mean 'quick'"),
+    ('stepz=5', "'stepz': did you mean 'steps'"),
+    ('steps', "'steps' lacks a value: steps=VALUE"),
+    ('sampler=3', "unknown word of the config argument 'sampler'")])
+def test_unknown_words_are_refused(name, word, message):
+  with pytest.raises(ValueError, match=message):
     get_config(name, word)
-  assert repr(word) in str(caught.value) and 'nearest: ' in str(caught.value)
 
 
 def test_configs_do_not_share_their_parts():
@@ -82,7 +85,7 @@ def test_configs_do_not_share_their_parts():
 def test_words_set_keys_of_sections():
   config = common.base('warm_start.steps=3,sampler.top_p=0.9')
   assert config.warm_start.steps == 3 and config.sampler.top_p == 0.9
-  with pytest.raises(ValueError, match=r'nearest: .*warm_start\.steps'):
+  with pytest.raises(ValueError, match=r"did you mean 'warm_start\.steps'"):
     common.base('warm_start.step=3')
 
 

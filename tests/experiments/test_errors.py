@@ -92,7 +92,7 @@ def test_a_keyword_that_the_method_does_not_have(message, runs, tmp_path):
   config.write_text(runs.config.read_text().replace(
       '  return', '  config.method_kw = dict(betta=0.1)\n  return'))
   text = message('train', f'--config={config}', f'--workdir={tmp_path}/run')
-  assert "'grpo' has no argument 'betta'" in text
+  assert "unknown argument of method grpo 'betta'" in text
   assert "did you mean 'beta'" in text and 'clip_low' in text
 
 

@@ -106,7 +106,7 @@ def test_unknown_method_suggests_the_nearest():
 
 
 def test_unknown_keyword_names_the_right_ones():
-  with pytest.raises(ValueError, match="no argument 'clip_hi'.*clip_high"):
+  with pytest.raises(ValueError, match="of method grpo 'clip_hi'.*clip_high"):
     methods.build('grpo', {'clip_hi': .3})
 
 

@@ -41,7 +41,7 @@ def test_every_preset_is_published_or_small():
 
 
 def test_unknown_preset_names_the_nearest():
-  with pytest.raises(ValueError, match='qwen3-0.6.*nearest.*qwen3-0.6b'):
+  with pytest.raises(ValueError, match='qwen3-0.6.*did you mean.*qwen3-0.6b'):
     presets.preset('qwen3-0.6')
 
 
