@@ -8,9 +8,15 @@ any other key (`steps=50,method=rloo,warm_start.steps=0`).
 """
 
 import ast
+import functools
+import operator
+import typing
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
+from policyopt import methods
+from policyopt.models.config import ModelConfig
 from policyopt.names import check_name
 
 
@@ -30,9 +36,12 @@ def base(arg: str = '') -> ConfigDict:
       type_safe=False)
   config.tokenizer = 'byte'
 
-  # The policy: a preset, fields of it to change, and where it lives.
+  # The policy: a preset, fields of it to change (None leaves them), whether it
+  # has a value head (None: if the method needs one), and where it lives.
+  fields = typing.get_type_hints(ModelConfig)
+  del fields['value_head']
   config.model = ConfigDict(dict(
-      preset='tiny', kw=ConfigDict(type_safe=False), value_head=None))
+      preset='tiny', kw=unset(fields), value_head=placeholder(bool)))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, expert=1))
 
   # Supervised warm start on the task's reference answers. Short on purpose:
@@ -43,7 +52,10 @@ def base(arg: str = '') -> ConfigDict:
 
   # Reinforcement learning: `prompts` x `samples` rows a step.
   config.method = 'grpo'
-  config.method_kw = ConfigDict(type_safe=False)
+  # Its hyper-parameters; None leaves one as the recipe has it.
+  config.method_kw = unset(functools.reduce(
+      operator.or_, map(typing.get_type_hints, map(methods.recipe,
+                                                   methods.names()))))
   config.prompts = 32
   config.samples = 8
   config.steps = 400
@@ -63,6 +75,17 @@ def base(arg: str = '') -> ConfigDict:
   # Prompts per step whose samples are written to samples.jsonl.
   config.log_prompts = 1
   return adjust(config, arg)
+
+
+def unset(hints: dict) -> ConfigDict:
+  """A key for each annotated name, without a value but with a type."""
+  keys = ConfigDict()
+  for name, hint in hints.items():
+    # `float | None` takes a float.
+    kind = next(iter(typing.get_args(hint)), hint)
+    if name != 'return':
+      keys[name] = placeholder(kind if isinstance(kind, type) else object)
+  return keys
 
 
 def optimizer(**changes) -> ConfigDict:

@@ -13,5 +13,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'dapo'
-  config.method_kw = dict(clip_low=0.2, clip_high=0.28, rounds=3)
+  config.method_kw.update(clip_low=0.2, clip_high=0.28, rounds=3)
   return common.adjust(config, arg)

@@ -13,5 +13,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'dr_grpo'
-  config.method_kw = dict(max_tokens=config.sampler.max_tokens)
+  config.method_kw.update(max_tokens=config.sampler.max_tokens)
   return common.adjust(config, arg)

@@ -26,11 +26,11 @@ def get_config(arg=''):
 
   # The policy.
   config.model.preset = 'tiny'
-  config.model.kw = dict(num_layers=4)
+  config.model.kw.num_layers = 4
 
   # The method, by its public name, and its hyper-parameters.
   config.method = 'grpo'
-  config.method_kw = dict(std='none', aggregation='token_mean', beta=0.01)
+  config.method_kw.update(std='none', aggregation='token_mean', beta=0.01)
 
   # How much of it.
   config.warm_start.steps = 250

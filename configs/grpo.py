@@ -12,5 +12,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'grpo'
-  config.method_kw = dict(std='sample', eps=1e-6, clip_low=0.2, clip_high=0.2)
+  config.method_kw.update(std='sample', eps=1e-6, clip_low=0.2, clip_high=0.2)
   return common.adjust(config, arg)

@@ -12,5 +12,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'gspo'
-  config.method_kw = dict(clip_low=3e-4, clip_high=4e-4)
+  config.method_kw.update(clip_low=3e-4, clip_high=4e-4)
   return common.adjust(config, arg)

@@ -13,5 +13,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'ppo'
-  config.method_kw = dict(gamma=1.0, lam=0.95, value_coef=0.5)
+  config.method_kw.update(gamma=1.0, lam=0.95, value_coef=0.5)
   return common.adjust(config, arg)

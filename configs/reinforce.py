@@ -14,5 +14,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'reinforce'
-  config.method_kw = dict(baseline='batch')
+  config.method_kw.update(baseline='batch')
   return common.adjust(config, arg)

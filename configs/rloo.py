@@ -13,5 +13,5 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   config.method = 'rloo'
-  config.method_kw = dict(singleton='zero')
+  config.method_kw.update(singleton='zero')
   return common.adjust(config, arg)

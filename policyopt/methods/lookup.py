@@ -50,7 +50,8 @@ def build(
 
   Args:
     name: as listed by `names`.
-    kw: its keyword arguments; the others keep their defaults.
+    kw: its keyword arguments; the others, and those that are None, keep
+      their defaults.
     **defaults: instead of the recipe's own where `kw` does not say, such as
       `max_tokens`, the longest response that the sampler draws; ignored by a
       recipe that has no such argument.
@@ -66,7 +67,8 @@ def build(
     >>> build('grpo', {'beta': 0.}).min_group
     2
   """
-  kw = dict(kw or {})
+  kw = {name: value for name, value in dict(kw or {}).items()
+        if value is not None}
   fn = recipe(name)
   parameters = inspect.signature(fn).parameters
   for keyword in kw:

@@ -111,14 +111,15 @@ def _mesh_shape(mesh) -> dict[str, int]:
 
 def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
   """The preset with its changes; a value head when the method asks for one."""
-  if 'value_head' in config.kw:
+  changes = {k: v for k, v in config.kw.items() if v is not None}
+  if 'value_head' in changes:
     raise ValueError(
         f'model.kw.value_head is {config.kw.value_head!r}; set '
         'model.value_head instead')
   value_head = config.value_head
   if value_head is None:
     value_head = 'values' in method_needs(method)
-  model = preset(config.preset, **config.kw, value_head=value_head)
+  model = preset(config.preset, **changes, value_head=value_head)
   if words.vocab_size > model.vocab_size:
     raise ValueError(
         f'tokenizer {words.name!r} has {words.vocab_size} tokens, more than '

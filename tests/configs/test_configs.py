@@ -79,7 +79,7 @@ def test_configs_do_not_share_their_parts():
   first.method_kw.beta = 5.
   assert second.optimizer.learning_rate != 5.
   assert first.warm_start.optimizer.learning_rate != 5.
-  assert 'beta' not in second.method_kw
+  assert second.method_kw.beta is None
 
 
 def test_words_set_keys_of_sections():
@@ -94,3 +94,13 @@ def test_another_task_drops_the_arguments_of_the_old_one():
   assert config.task == 'reasoning_gym:gcd'
   assert set(config.task_kw) == {'exact', 'workers', 'timeout_s'}
   assert not common.base('task=arithmetic').task_kw
+
+
+def test_hyper_parameters_and_fields_of_the_model_can_be_set():
+  config = common.base(
+      'quick,method=ppo,method_kw.lam=0.5,model.kw.num_layers=1')
+  config.task_kw.workers = 0
+  assert prepare(config, build(config)).model.num_layers == 1
+  # One that belongs to another method is refused when the method is made.
+  with pytest.raises(ValueError, match="of method ppo 'rounds'"):
+    build(common.base('method=ppo,method_kw.rounds=2'))
