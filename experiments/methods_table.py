@@ -59,7 +59,9 @@ def run(config, name: str, seed: int, folder: str) -> dict:
   if not os.path.exists(shared):
     _share_warm_start(workdir, shared)
   with open(os.path.join(workdir, 'result.json')) as file:
-    return json.load(file)
+    result = json.load(file)
+  del result['workdir']  # Says where, not what.
+  return result
 
 
 def _share_warm_start(workdir: str, shared: str) -> None:
@@ -115,6 +117,13 @@ def insert(readme: str, table: str) -> None:
       readme, f'{head}{_BEGIN}\n{table}\n{_END}{tail}')
 
 
+def _command() -> str:
+  """The command line without the folders, which change nothing."""
+  places = ('--workdir', '--readme', '--results')
+  words = [word for word in sys.argv[1:] if not word.startswith(places)]
+  return ' '.join(['python experiments/methods_table.py', *words])
+
+
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
@@ -130,10 +139,10 @@ def main(argv):
                       for seed in range(_SEEDS.value)]
                for name in _METHODS.value}
     table = markdown(results, config)
+    os.makedirs(os.path.dirname(_RESULTS.value), exist_ok=True)
     record.write_atomically(_RESULTS.value, json.dumps(dict(
-        command='python experiments/methods_table.py '
-                + ' '.join(sys.argv[1:]),
-        versions=record.versions(), runs=results), indent=1) + '\n')
+        command=_command(), versions=record.versions(), runs=results),
+        indent=1) + '\n')
     insert(_README.value, table)
   print(table)
 
