@@ -5,7 +5,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
   $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   2>/dev/null && echo $$python && break; done)
 WORKDIR ?= runs/demo
-PYTEST_FLAGS ?=
+# A process per core; the tests of a file share what they set up.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := .venv/bin
 
 .PHONY: demo test lint clean

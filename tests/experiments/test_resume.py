@@ -70,7 +70,10 @@ def test_kills_at_random_moments_with_a_verifier_process(
   config = runs.folder / 'text.py'
   config.write_text(runs.config.read_text().replace(
       "config.task = 'arithmetic'\n  config.task_kw = dict(digits=1)",
-      'config.task_kw.update(max_digits=1, timeout_s=120.)').replace(
+      "common.set_task(config, 'reasoning_gym:chain_sum', min_terms=2, "
+      'max_terms=2, min_digits=1, max_digits=1, replace=(('
+      "'State the final answer to the following arithmetic problem: ', ''),))"
+      '\n  config.task_kw.update(exact=False, timeout_s=120.)').replace(
           'length=32', 'length=64'))
   task = f'--config={config}'
   whole, run = tmp_path / 'whole', tmp_path / 'run'
