@@ -336,9 +336,30 @@ def _rms_norm(x, scale, eps):
   """x / √(mean x² + ε) · scale over the last axis, in float32 or wider."""
   wide = _wide(x.dtype)
   y = x.astype(wide)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+  mean_square = jax.lax.platform_dependent(
+      y, cpu=_paired_mean_square, default=_mean_square)
+  y = y * jax.lax.rsqrt(mean_square + eps)
   scale = scale.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
   return (y * scale).astype(x.dtype)
+
+
+def _mean_square(y):
+  return jnp.mean(y * y, axis=-1, keepdims=True)
+
+
+def _paired_mean_square(y):
+  """Adds halves to halves: an order that does not depend on other dimensions.
+
+  XLA's CPU backend orders a plain sum by the shape around it, so one token
+  decoded by itself would not have the log-probability that it has in a row.
+  """
+  square = y * y
+  while square.shape[-1] % 2 == 0:
+    half = square.shape[-1] // 2
+    square = square[..., :half] + square[..., half:]
+  # What is left is odd, and short for any width that models have.
+  columns = jnp.split(square, square.shape[-1], axis=-1)
+  return functools.reduce(jnp.add, columns) / y.shape[-1]
 
 
 def _causal_mask(length, segments):

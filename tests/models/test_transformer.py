@@ -237,3 +237,13 @@ def test_value_head(key):
       rtol=1e-5)
   with pytest.raises(ValueError, match='value_head = True'):
     transformer.values(SMALL, _params(SMALL), hidden)
+
+
+@pytest.mark.parametrize('width', [32, 96, 160])
+def test_a_norm_has_the_same_bits_in_every_shape(width, rng):
+  x = jnp.asarray(rng.normal(size=(32, 8, width)), jnp.float32)
+  norm = jax.jit(lambda x: transformer._rms_norm(x, jnp.ones(width), 1e-6))
+  whole = norm(x)
+  for rows in (32, 1):
+    alone = norm(x[:rows, 3:4])
+    np.testing.assert_array_equal(alone, whole[:rows, 3:4])
