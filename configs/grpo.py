@@ -1,7 +1,7 @@
 """GRPO on the demo task.
 
 "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language
-Models", Shao et al., 2024, arXiv 2402.03300. About six minutes on two cores:
+Models", Shao et al., 2024, arXiv 2402.03300. About four minutes on two cores:
 
   python experiments/train.py --config=configs/grpo.py --workdir=runs/grpo
 """

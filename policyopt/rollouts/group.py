@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from policyopt.ops import segments
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import Array, Environment, Feedback, Plan, Prompts, Rollout
 
@@ -127,12 +128,12 @@ def feedback(rollout: Rollout, advantages: Array, plan: Plan) -> Feedback:
   """
   size = plan.prompt.shape[0]
   counted = rollout.group >= 0
-  # Rows that are left out go to a segment of their own.
-  segment = jnp.where(counted, rollout.extras['plan_index'], size)
+  # Rows that are left out belong to no segment.
+  ids = jnp.where(counted, rollout.extras['plan_index'], -1)
   mask = rollout.mask.astype(advantages.dtype)
 
   def total(x):
-    return jax.ops.segment_sum(x, segment, num_segments=size + 1)[:size]
+    return segments.segment_sum(x, ids, size)
 
   count = total(counted.astype(advantages.dtype))
   tokens = total(mask.sum(axis=1))

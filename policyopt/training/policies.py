@@ -20,13 +20,13 @@ def warm_params(setup: Setup, workdir: str, key, clock):
   """
   config = setup.config.warm_start
   model, optimizer, mesh = setup.model, setup.warm_optimizer, setup.mesh
-  if config.steps:
+  checkpoints = _warm_checkpoints(workdir)
+  if config.steps and config.steps not in checkpoints.steps():
     # Whether examples fit into the rows shows before anything large compiles.
     warm_start.warm_batch(
         setup.train, 0, config.examples, config.rows, config.length)
   state = warm_start.make_warm_state(
       model, optimizer, mesh, states.init_params(model, mesh, key))
-  checkpoints = _warm_checkpoints(workdir)
   found = checkpoints.restore(states.abstract_state(state))
   first = 0
   if found is not None:

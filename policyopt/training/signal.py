@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
+from policyopt.ops import segments
 from policyopt.training.credit import Credit
 from policyopt.types import Metrics
 
@@ -34,7 +34,7 @@ def signal_metrics(credit: Credit) -> Metrics:
       'response_length': per_row(mask.sum(1)),
       'rows/left_out': ((1. - row).sum(), jnp.ones(())),
       'advantage/abs': ((jnp.abs(credit.advantages) * mask).sum(), tokens),
-      'groups/zero_signal': _zero_signal(credit, row),
+      'groups/zero_signal': _zero_signal(credit),
       'tokens/weighted': ((credit.weights != 0).sum(dtype=jnp.float32), tokens),
   }
   if len(rollout.rewards) > 1:
@@ -55,13 +55,10 @@ def signal_metrics(credit: Credit) -> Metrics:
   return metrics
 
 
-def _zero_signal(credit: Credit, row):
+def _zero_signal(credit: Credit):
   """Fraction of groups in which no token would move the policy."""
   group = credit.rollout.group
-  size = group.shape[0]
-  where = jnp.where(group >= 0, group, size)
   useful = jnp.abs(credit.advantages * credit.weights).max(1) > 0
-  total = lambda x: jax.ops.segment_sum(x.astype(jnp.float32), where, size)
-  present = total(row) > 0
-  flat = present & (total(useful) == 0)
+  present = segments.segment_count(group) > 0
+  flat = present & (segments.segment_sum(useful, group) == 0)
   return flat.sum(dtype=jnp.float32), present.sum(dtype=jnp.float32)
