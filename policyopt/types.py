@@ -30,10 +30,26 @@ NEEDS = {
     'old_log_probs': 'a forward pass of the policy before its update',
     'values': 'a model with a value head (`model.value_head = True`)',
     'entropy': 'a forward pass of the policy that also sums its entropy',
+    'prompt_log_probs': 'a forward pass of the policy: f32[B, T], the '
+                        "log-probabilities of the prompt's own tokens",
+    'hidden_states': 'a forward pass of the policy: f32[B, T, D], the last '
+                     'hidden state that predicts each token',
+    'top_probs': 'a forward pass of the policy: f32[B, T, K], the K = '
+                 'min(50, V) largest probabilities at each token, descending',
+    'top_ids': 'a forward pass of the policy: i32[B, T, K], their tokens',
+    'sum_squared_probs': 'a forward pass of the policy: f32[B, T], the sum '
+                         'over the vocabulary of squared probabilities',
+    # Rollout.extras, filled by the trainer; the same number in every row.
+    'progress': 'the trainer: f32[B], the fraction of the run that is done',
+    'learning_rate': 'the trainer: f32[B], of the update to come',
     # Rollout.extras, filled by the sampler or the rollout scheme.
     'policy_log_probs': 'the sampler: log-probabilities under the policy at '
                         'temperature 1 and without truncation',
     'truncated': 'the sampler: rows that hit their length limit, bool[B]',
+    'answer_id': 'an environment that extracts final answers: i32[B], equal '
+                 'for equal answers to the same prompt, -1 for no answer',
+    'greedy_reward': 'the rollout scheme `with_greedy`: f32[B], what the '
+                     'greedy response to the same prompt earned',
     # Rollout.extras, filled by credit assignment.
     'token_rewards': 'credit assignment: the reward after its transforms',
     # PolicyOutput, of the policy that is being updated.
@@ -161,16 +177,29 @@ def read_extra(rollout: Rollout, name: str, reader: str) -> Array:
       f'supplied by {supplier}')
 
 
+def no_metrics(x: Array, state: State, rollout: Rollout) -> Metrics:
+  """Nothing to report.
+
+  Returns:
+    {}.
+  """
+  del x, state, rollout
+  return {}
+
+
 class CreditTransform(NamedTuple):
   """A step of the path from rewards to advantages, or from mask to weights.
 
   `init() -> state`; `update(x, state, rollout) -> (x, state)` with x f32[B, T].
   Pure, and traceable by jit. `needs` names what it reads from
-  `rollout.extras` (or 'turn').
+  `rollout.extras` (or 'turn'). `metrics` is called with what `update` is
+  called with and reports name -> (sum, weight), as a Loss does; what both
+  compute is computed once when both are compiled together.
   """
   init: Callable[[], State]
   update: Callable[[Array, State, Rollout], tuple[Array, State]]
   needs: frozenset[str] = frozenset()
+  metrics: Callable[[Array, State, Rollout], Metrics] = no_metrics
 
 
 class Loss(NamedTuple):
@@ -209,9 +238,12 @@ class Scores(NamedTuple):
     rewards: channel name -> f32[B]; the total is the sum of the channels.
     verdict: i32[B]: 0 scored, 1 the verifier timed out, 2 it crashed. A row
       that was not scored is left out of the update and counted.
+    answer: i32[B], the same number for the same final answer to the same
+      prompt, -1 for no answer; None when the task extracts none.
   """
   rewards: Mapping[str, Any]
   verdict: Any
+  answer: Any = None
 
 
 class Environment(NamedTuple):
@@ -249,6 +281,11 @@ class Method(NamedTuple):
     rewards: the sum of the channels f32[B, T] -> the reward to be credited.
     plan: a Planner.
     rollout: a rollout scheme, (generate, env, plan, key) -> Rollout.
+    derived: what the loss must know of the WHOLE batch, or None: its update
+      takes the advantages and returns a dict of arrays [B, ...] that join
+      `rollout.extras`. A loss itself sees one microbatch at a time.
+    heat: state of `derived` -> the sampler's `Heat`, which sets the
+      temperature of each token by its entropy; None: one temperature.
     optimizer: wraps the configured optax optimizer, or None.
     min_group: smallest number of samples per prompt that makes sense.
   """
@@ -258,6 +295,8 @@ class Method(NamedTuple):
   rewards: CreditTransform
   plan: Planner
   rollout: Callable[..., Rollout]
+  derived: CreditTransform | None = None
+  heat: Callable[[State], Any] | None = None
   optimizer: Callable[[Any], Any] | None = None
   min_group: int = 1
 
@@ -269,7 +308,7 @@ class TrainState(NamedTuple):
     step: i32[], updates done.
     params: the policy's parameters.
     opt_state: of the optax optimizer.
-    credit_state: (rewards, advantages, weights) transform states.
+    credit_state: (rewards, advantages, weights, derived) transform states.
     plan_state: of the planner; holds the position in the data.
     key: root random key; step keys are `fold_in(key, step)`.
     skipped: i32[], updates skipped in a row because something was not finite.

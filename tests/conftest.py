@@ -26,6 +26,26 @@ def pytest_addoption(parser):
       help='folder with the golden vectors (default: tests/golden)')
 
 
+def pytest_terminal_summary(terminalreporter):
+  """Counts the golden cases per file, and names the files nothing reads."""
+  reports = [report for kind in ('passed', 'failed')
+             for report in terminalreporter.stats.get(kind, ())]
+  properties = [item for report in reports
+                for item in getattr(report, 'user_properties', ())]
+  counts = dict(value for name, value in properties if name == 'golden_cases')
+  if not counts:
+    return
+  terminalreporter.section('golden vectors')
+  width = max(map(len, counts))
+  for name in sorted(counts):
+    terminalreporter.line(f'{name:{width}}  {counts[name]:4} cases')
+  terminalreporter.line(
+      f'{len(counts)} files, {sum(counts.values())} cases, none skipped')
+  for name, files in properties:
+    if name == 'golden_without_adapter' and files:
+      terminalreporter.line(f'without an adapter: {", ".join(files)}')
+
+
 @pytest.fixture(scope='session')
 def golden_dir(request) -> pathlib.Path:
   """The folder of the golden vectors."""

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from policyopt.types import Array, CreditTransform, Rollout
+from policyopt.types import (
+    Array,
+    CreditTransform,
+    Metrics,
+    Rollout,
+    State,
+    no_metrics,
+)
 
 
 class ScheduledState(NamedTuple):
@@ -42,15 +49,42 @@ def union_of_needs(transforms: Iterable[Any]) -> frozenset[str]:
   return frozenset().union(*(t.needs for t in transforms))
 
 
+def join_metrics(reported: Iterable[Metrics]) -> Metrics:
+  """The metrics of several parts in one mapping.
+
+  Args:
+    reported: one mapping per part.
+
+  Returns:
+    Their union.
+
+  Raises:
+    ValueError: two parts report the same name.
+
+  Example:
+    >>> join_metrics([{'a': (1., 2.)}, {'b': (0., 1.)}])
+    {'a': (1.0, 2.0), 'b': (0.0, 1.0)}
+  """
+  joined = {}
+  for metrics in reported:
+    repeated = sorted(joined.keys() & metrics.keys())
+    if repeated:
+      raise ValueError(f'two parts report the metrics {repeated}')
+    joined.update(metrics)
+  return joined
+
+
 def stateless(
     fn: Callable[[Array, Rollout], Array],
     needs: Iterable[str] = (),
+    metrics: Callable[[Array, State, Rollout], Metrics] = no_metrics,
 ) -> CreditTransform:
   """A transform from a plain function.
 
   Args:
     fn: (x f32[B, T], rollout) -> f32[B, T].
     needs: names that it reads from `rollout.extras`.
+    metrics: what it reports, as in `CreditTransform`.
 
   Returns:
     A CreditTransform with an empty state.
@@ -64,7 +98,7 @@ def stateless(
   def update(x, state, rollout):
     return fn(x, rollout), state
 
-  return CreditTransform(lambda: (), update, frozenset(needs))
+  return CreditTransform(lambda: (), update, frozenset(needs), metrics)
 
 
 def identity() -> CreditTransform:
@@ -104,7 +138,14 @@ def chain(*transforms: CreditTransform) -> CreditTransform:
       states.append(s)
     return x, tuple(states)
 
-  return CreditTransform(init, update, union_of_needs(transforms))
+  def metrics(x, state, rollout):
+    reported = []
+    for t, s in zip(transforms, state, strict=True):
+      reported.append(t.metrics(x, s, rollout))
+      x, _ = t.update(x, s, rollout)
+    return join_metrics(reported)
+
+  return CreditTransform(init, update, union_of_needs(transforms), metrics)
 
 
 def add(
@@ -145,7 +186,11 @@ def add(
       states.append(s)
     return total, tuple(states)
 
-  return CreditTransform(init, update, union_of_needs(transforms))
+  def metrics(x, state, rollout):
+    return join_metrics(t.metrics(x, s, rollout)
+                        for t, s in zip(transforms, state, strict=True))
+
+  return CreditTransform(init, update, union_of_needs(transforms), metrics)
 
 
 def from_channel(name: str) -> CreditTransform:
@@ -198,7 +243,12 @@ def where(
       holds = jnp.broadcast_to(holds[:, None], x.shape)
     return jnp.where(holds, yes, no), (state_yes, state_no)
 
-  return CreditTransform(init, update, union_of_needs((transform, other)))
+  def metrics(x, state, rollout):
+    return join_metrics((transform.metrics(x, state[0], rollout),
+                         other.metrics(x, state[1], rollout)))
+
+  return CreditTransform(
+      init, update, union_of_needs((transform, other)), metrics)
 
 
 def scheduled(
@@ -235,4 +285,7 @@ def scheduled(
     x, inner = build(state.count).update(x, state.inner, rollout)
     return x, ScheduledState(state.count + 1, inner)
 
-  return CreditTransform(init, update, first.needs)
+  def metrics(x, state, rollout):
+    return build(state.count).metrics(x, state.inner, rollout)
+
+  return CreditTransform(init, update, first.needs, metrics)

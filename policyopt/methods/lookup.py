@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 import inspect
 from typing import Any
 
-from policyopt.methods import base
+from policyopt.methods import advantages, base, preferences, surrogates
 from policyopt.names import check_name
 from policyopt.types import Method
+
+_FOLDERS = (base, surrogates, advantages, preferences)
 
 
 def names() -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def names() -> tuple[str, ...]:
     >>> 'grpo' in names()
     True
   """
-  return tuple(sorted(base.__all__))
+  return tuple(sorted(name for home in _FOLDERS for name in home.__all__))
 
 
 def recipe(name: str) -> Callable[..., Method]:
@@ -40,8 +42,31 @@ def recipe(name: str) -> Callable[..., Method]:
     >>> recipe('grpo').__name__
     'grpo'
   """
+  return getattr(_home(name), name)
+
+
+def folder(name: str) -> str:
+  """The folder of a method, which is named after the part that it changes.
+
+  Args:
+    name: as listed by `names`.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: an unknown name.
+
+  Example:
+    >>> folder('grpo')
+    'base'
+  """
+  return _home(name).__name__.rpartition('.')[2]
+
+
+def _home(name):
   check_name('method', name, names())
-  return getattr(base, name)
+  return next(home for home in _FOLDERS if name in home.__all__)
 
 
 def build(

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
-from policyopt.types import Array, Method, Rollout, State
+from policyopt.types import (
+    Array,
+    CreditTransform,
+    Method,
+    Metrics,
+    Rollout,
+    State,
+)
 
 
 class Credit(NamedTuple):
@@ -15,7 +22,7 @@ class Credit(NamedTuple):
 
   Attributes:
     rollout: the rollout with `extras['token_rewards']`, f32[B, T], the reward
-      after the method's reward transforms.
+      after the method's reward transforms, and with what `derived` adds.
     advantages: f32[B, T].
     weights: f32[B, T], ending in the method's aggregator.
   """
@@ -25,9 +32,15 @@ class Credit(NamedTuple):
 
 
 def init_credit(method: Method) -> State:
-  """The initial states of a method's reward, advantage and weight chains."""
-  return (method.rewards.init(), method.advantages.init(),
-          method.weights.init())
+  """The initial states of a method's credit transforms.
+
+  Args:
+    method: any.
+
+  Returns:
+    (rewards, advantages, weights, derived) states.
+  """
+  return tuple(part.init() for part in _parts(method))
 
 
 def assign_credit(
@@ -35,7 +48,8 @@ def assign_credit(
   """Turns rewards into advantages, and the loss mask into token weights.
 
   The reward chain starts from the sum of all channels, the advantage chain
-  from the reward chain's result, the weight chain from the mask.
+  from the reward chain's result, the weight chain from the mask, and what the
+  loss must know of the whole batch from the advantages.
 
   Args:
     method: whose chains are run.
@@ -59,25 +73,72 @@ def assign_credit(
     >>> credit.advantages.tolist()
     [[0.0, 1.0], [0.0, -1.0]]
   """
-  chex.assert_rank(rollout.mask, 2)
-  reward_state, advantage_state, weight_state = state
-  # One pass over channels; an empty mapping is a reward of zero.
-  total = jnp.zeros(rollout.mask.shape, jnp.float32)
-  for name in sorted(rollout.rewards):
-    total += rollout.rewards[name]
-  rewards, reward_state = method.rewards.update(total, reward_state, rollout)
-  rollout = rollout._replace(
-      extras={**rollout.extras, 'token_rewards': rewards})
-  advantages, advantage_state = method.advantages.update(
-      rewards, advantage_state, rollout)
-  weights, weight_state = method.weights.update(
-      rollout.mask.astype(jnp.float32), weight_state, rollout)
-  credit = Credit(rollout, advantages, weights)
-  return credit, (reward_state, advantage_state, weight_state)
+  credit, state, _ = _assign(method, state, rollout)
+  return credit, state
+
+
+def credit_metrics(method: Method, state: State, rollout: Rollout) -> Metrics:
+  """What the method's credit transforms report of a rollout.
+
+  Compiled together with `assign_credit` on the same arguments it costs next
+  to nothing: what both compute is computed once.
+
+  Args:
+    method: whose transforms report.
+    state: as given to `assign_credit`.
+    rollout: as given to `assign_credit`.
+
+  Returns:
+    name -> (sum, weight).
+
+  Raises:
+    ValueError: two transforms report the same name.
+  """
+  reported = {}
+  for part, x, part_state, seen in _assign(method, state, rollout)[2]:
+    for name, metric in part.metrics(x, part_state, seen).items():
+      if name in reported:
+        raise ValueError(f'two parts of the method report {name!r}')
+      reported[name] = metric
+  return reported
 
 
 def method_needs(method: Method) -> frozenset[str]:
   """Everything that some part of a method asks for (see `types.NEEDS`)."""
   return frozenset().union(
-      method.rewards.needs, method.advantages.needs, method.weights.needs,
-      method.loss.needs)
+      *(part.needs for part in (*_parts(method), method.loss)))
+
+
+_NOTHING = CreditTransform(
+    lambda: (), lambda x, state, rollout: ({}, state))
+
+
+def _parts(method):
+  return (method.rewards, method.advantages, method.weights,
+          method.derived or _NOTHING)
+
+
+def _assign(method, state, rollout):
+  """(Credit, new state, what each part was given)."""
+  chex.assert_rank(rollout.mask, 2)
+  # One pass over channels; an empty mapping is a reward of zero.
+  total = jnp.zeros(rollout.mask.shape, jnp.float32)
+  for name in sorted(rollout.rewards):
+    total += rollout.rewards[name]
+  rewards, advantages, weights, derived = _parts(method)
+  given, states = [], []
+
+  def run(part, x):
+    given.append((part, x, state[len(given)], rollout))
+    x, new = part.update(x, given[-1][2], rollout)
+    states.append(new)
+    return x
+
+  def extend(extras):
+    return rollout._replace(extras={**rollout.extras, **extras})
+
+  rollout = extend({'token_rewards': run(rewards, total)})
+  advantage = run(advantages, rollout.extras['token_rewards'])
+  weight = run(weights, rollout.mask.astype(jnp.float32))
+  rollout = extend(run(derived, advantage))
+  return Credit(rollout, advantage, weight), tuple(states), given

@@ -18,7 +18,12 @@ import optax
 
 from policyopt.models import partitioning, scoring
 from policyopt.models.config import ModelConfig
-from policyopt.training.credit import Credit, assign_credit, method_needs
+from policyopt.training.credit import (
+  Credit,
+  assign_credit,
+  credit_metrics,
+  method_needs,
+)
 from policyopt.training.signal import signal_metrics
 from policyopt.training.updates import (
   apply_if_finite,
@@ -91,8 +96,9 @@ def make_learner(
         config, params, ref_params, rollout, needs, temperature, batching)
 
   def credit(credit_state, rollout):
+    reported = credit_metrics(method, credit_state, rollout)
     assigned, credit_state = assign_credit(method, credit_state, rollout)
-    return assigned, credit_state, signal_metrics(assigned)
+    return assigned, credit_state, {**signal_metrics(assigned), **reported}
 
   def update(state, assigned, key):
     loss_fn = _loss_function(config, method, temperature)

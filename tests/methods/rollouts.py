@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt import types
+from policyopt.training.credit import (
+    assign_credit,
+    credit_metrics,
+    init_credit,
+    method_needs,
+)
 
-ROWS, TOKENS, VOCAB = 16, 14, 11
+ROWS, TOKENS, VOCAB, WIDTH = 16, 14, 11, 6
 # Five groups of unequal size in a mixed order, one of them a single row, and
 # two rows that take no part.
 GROUP = np.array([3, 0, 0, 7, 3, 0, 7, 3, -1, 7, 0, 3, 5, 2, 2, -1])
@@ -33,6 +39,13 @@ def outcome(mask, rewards):
   return jnp.asarray(last)
 
 
+def _top_probs(rng, shape):
+  probs = np.exp(rng.normal(size=(*shape, VOCAB)))
+  probs /= probs.sum(-1, keepdims=True)
+  order = np.argsort(-probs, -1, kind='stable')
+  return np.take_along_axis(probs, order, -1), order
+
+
 def make(seed=0, group=GROUP, mask=None, rewards=None):
   """A rollout and a policy's view of it that has moved a little.
 
@@ -57,6 +70,9 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
         mask, scale * rng.normal(size=shape), 0), jnp.float32)
 
   log_probs = -1 - jnp.abs(noise(1.)) * mask
+  top_probs, top_ids = _top_probs(rng, shape)
+  before = np.cumsum(mask, 1) == 0
+  before[:, 0] = False  # Nothing predicts the first token.
   rollout = types.Rollout(
       tokens=jnp.asarray(rng.integers(0, VOCAB, shape), jnp.int32),
       mask=jnp.asarray(mask),
@@ -70,6 +86,19 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
           'entropy': jnp.abs(noise(1.)),
           'policy_log_probs': log_probs,
           'truncated': jnp.asarray(rng.random(len(group)) < .2),
+          'answer_id': jnp.asarray(rng.integers(-1, 3, len(group)), jnp.int32),
+          'greedy_reward': jnp.asarray(
+              rng.normal(size=len(group)), jnp.float32),
+          'prompt_log_probs': jnp.asarray(np.where(
+              before, -rng.exponential(size=shape), 0), jnp.float32),
+          'hidden_states': jnp.asarray(
+              mask[:, :, None] * rng.normal(size=(*shape, WIDTH)), jnp.float32),
+          'top_probs': jnp.asarray(mask[:, :, None] * top_probs, jnp.float32),
+          'top_ids': jnp.asarray(mask[:, :, None] * top_ids, jnp.int32),
+          'sum_squared_probs': jnp.asarray(
+              mask * np.square(top_probs).sum(-1), jnp.float32),
+          'progress': jnp.full(len(group), .25, jnp.float32),
+          'learning_rate': jnp.full(len(group), .01, jnp.float32),
       })
   policy = types.PolicyOutput(
       log_probs=rollout.log_probs + noise(.2),
@@ -78,10 +107,8 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
   return rollout, policy
 
 
-def needs(method):
-  """Everything that some part of the method needs."""
-  parts = (method.rewards, method.advantages, method.weights, method.loss)
-  return frozenset().union(*(part.needs for part in parts))
+needs = method_needs
+initial_state = init_credit
 
 
 def keep_extras(rollout, names):
@@ -90,24 +117,11 @@ def keep_extras(rollout, names):
       name: x for name, x in rollout.extras.items() if name in names})
 
 
-def initial_state(method):
-  """The states of the three credit chains."""
-  return tuple(chain.init() for chain in (
-      method.rewards, method.advantages, method.weights))
-
-
 def assign(method, state, rollout):
-  """(rollout with 'token_rewards', advantages, weights, state)."""
-  x = jnp.zeros(rollout.mask.shape)
-  for channel in rollout.rewards.values():
-    x = x + channel
-  x, rewards = method.rewards.update(x, state[0], rollout)
-  rollout = rollout._replace(extras={**rollout.extras, 'token_rewards': x})
-  x, advantages = method.advantages.update(x, state[1], rollout)
-  w, weights = method.weights.update(
-      rollout.mask.astype(jnp.float32), state[2], rollout)
-  x, w = jax.lax.stop_gradient((x, w))
-  return rollout, x, w, (rewards, advantages, weights)
+  """(rollout with what credit adds, advantages, weights, state)."""
+  credit, state = assign_credit(method, state, rollout)
+  rollout, advantages, weights = credit
+  return rollout, *jax.lax.stop_gradient((advantages, weights)), state
 
 
 def loss_and_gradient(method, policy, advantages, weights, rollout):
@@ -123,9 +137,11 @@ def loss_and_gradient(method, policy, advantages, weights, rollout):
 def run(method, rollout, policy, state=None):
   """Everything that one batch makes of a method, as a dict of arrays."""
   state = initial_state(method) if state is None else state
+  reported = credit_metrics(method, state, rollout)
   rollout, advantages, weights, state = assign(method, state, rollout)
   (loss, metrics), gradient = loss_and_gradient(
       method, policy, advantages, weights, rollout)
   return {
       'advantages': advantages, 'weights': weights, 'loss': loss,
-      'metrics': metrics, 'gradient': gradient, 'state': state}
+      'metrics': metrics, 'reported': reported, 'gradient': gradient,
+      'state': state}

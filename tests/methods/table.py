@@ -4,6 +4,12 @@
   kw: its keyword arguments here.
   zero_on_flat_group: all-equal rewards in a group give advantage exactly 0.
   shift_invariant: adding a constant to all rewards changes no advantage.
+  rewards: 'binary' if the method is only defined for right and wrong.
+  golden: the files of vectors that prove it.
+  reduces_to: what it equals at a special setting: dict(kw=..., to=name,
+    to_kw=..., scale=1., parts=(...)), `kw` being added to the row's own, and
+    `parts` what is compared, times `scale`.
+  diagnostics: names of the metrics of its own.
 """
 
 TABLE = [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from policyopt import methods
+from tests.golden_adapters import ADAPTERS
 from tests.methods import rollouts
 from tests.methods.table import TABLE
 
@@ -37,6 +38,7 @@ def _compiled(row):
 
 
 def _make(row, **kw):
+  kw.setdefault('rewards', _rewards(row))
   rollout, policy = rollouts.make(**kw)
   return rollouts.keep_extras(rollout, rollouts.needs(_method(row))), policy
 
@@ -56,6 +58,14 @@ def _close(actual, expected, atol=1e-6, drop=()):
 def _rows(tree, rows):
   return jax.tree.map(
       lambda x: x[rows] if jnp.ndim(x) else x, tree)
+
+
+def _rewards(row, seed=1):
+  """Random rewards f32[B], right or wrong where the row says 'binary'."""
+  rewards = np.random.default_rng(seed).normal(size=rollouts.ROWS)
+  if TABLE[row].get('rewards') == 'binary':
+    rewards = rewards > 0
+  return rewards.astype(np.float32)
 
 
 def test_jit_equals_eager(row):
@@ -84,7 +94,8 @@ def test_rows_may_come_in_any_order(row):
   moved = _run(row, _rows(rollout, order), _rows(policy, order))
   whole = _run(row, rollout, policy)
   _close(moved, {**_rows(whole, order), 'loss': whole['loss'],
-                 'metrics': whole['metrics']}, drop=('state',))
+                 'metrics': whole['metrics'], 'reported': whole['reported']},
+         drop=('state',))
 
 
 def test_group_ids_are_only_names(row):
@@ -101,7 +112,7 @@ def test_padding_changes_nothing(row):
 
   def cut(x):
     x = x[rows]
-    return x[:, :columns] if x.ndim == 2 else x
+    return x[:, :columns] if x.ndim >= 2 else x
 
   small = _run(row, *jax.tree.map(cut, (rollout, policy)))
   whole = _run(row, rollout, policy)
@@ -116,10 +127,15 @@ def test_padding_changes_nothing(row):
 
 def test_what_lies_outside_the_mask_is_never_read(row):
   rollout, policy = _make(row)
-  junk = lambda x: jnp.where(rollout.mask, x, 1e3) if x.ndim == 2 else x
+  def junk(x):
+    mask = rollout.mask.reshape(rollout.mask.shape + (1,) * (x.ndim - 2))
+    return jnp.where(mask, x, jnp.asarray(1e3, x.dtype)) if x.ndim > 1 else x
+
   dirty = rollout._replace(
       log_probs=junk(rollout.log_probs),
-      extras=jax.tree.map(junk, rollout.extras))
+      # Those of the prompt are outside the mask.
+      extras={name: x if name == 'prompt_log_probs' else junk(x)
+              for name, x in rollout.extras.items()})
   with_nan = jax.tree.map(
       lambda x: jnp.where(rollout.mask, x, jnp.nan), policy)
   actual, expected = _run(row, dirty, with_nan), _run(row, rollout, policy)
@@ -150,7 +166,7 @@ def test_equal_rewards(row):
 
 
 def test_shifted_rewards(row):
-  rewards = np.random.default_rng(1).normal(size=rollouts.ROWS)
+  rewards = _rewards(row)
   plain, shifted = (
       _run(row, *_make(row, rewards=(rewards + by).astype(np.float32)))
       for by in (0., 3.))
@@ -252,6 +268,40 @@ def test_state_survives_a_round_trip(row):
       rollouts.initial_state(method))
 
 
+def test_what_is_reported(row):
+  """A method's own numbers are there, finite, and keep their names."""
+  out = _run(row, *_make(row))
+  wanted = TABLE[row].get('diagnostics', ())
+  assert set(wanted) <= out['reported'].keys() | out['metrics'].keys()
+  for total, weight in out['reported'].values():
+    assert np.isfinite(total) and np.isfinite(weight)
+    assert jnp.ndim(total) == jnp.ndim(weight) == 0
+  assert not out['reported'].keys() & out['metrics'].keys()
+
+
+def test_the_stated_reduction(row):
+  """At a special setting the method is another one."""
+  reduction = TABLE[row].get('reduces_to')
+  if reduction is None:
+    return
+  rewards = _rewards(row)
+  rollout, policy = rollouts.make(rewards=rewards)
+  kw = TABLE[row]['kw'] | reduction['kw']
+  special = methods.build(TABLE[row]['name'], kw)
+  other = methods.build(reduction['to'], reduction.get('to_kw', {}))
+  names = reduction.get('parts', ('advantages', 'weights', 'loss', 'gradient'))
+  ours, theirs = (rollouts.run(method, rollout, policy)
+                  for method in (special, other))
+  scale = reduction.get('scale', 1.)
+  _close({name: ours[name] for name in names},
+         jax.tree.map(lambda x: x * scale, {n: theirs[n] for n in names}))
+
+
+def test_golden_files_exist(row):
+  for name in TABLE[row].get('golden', ()):
+    assert name.removesuffix('.json') in ADAPTERS
+
+
 def test_a_bandit_improves(row):
   """One question with one right answer among four tokens."""
   method = _method(row)
@@ -266,9 +316,20 @@ def test_a_bandit_improves(row):
     rollout = rollouts.keep_extras(rollout, rollouts.needs(method))._replace(
         tokens=token, log_probs=sampled,
         rewards={'accuracy': (token == 2).astype(jnp.float32)})
+    bandit = {
+        **dict.fromkeys(('ref_log_probs', 'old_log_probs', 'policy_log_probs',
+                         ), sampled),
+        'answer_id': token[:, 0], 'entropy': jnp.full(
+            (32, 1), -jnp.sum(jnp.exp(log_p) * log_p)),
+        'top_probs': jnp.tile(jnp.sort(jnp.exp(log_p))[::-1], (32, 1, 1)),
+        'top_ids': jnp.tile(jnp.argsort(-log_p), (32, 1, 1)),
+        'sum_squared_probs': jnp.full(
+            (32, 1), jnp.sum(jnp.exp(2 * log_p))),
+        'hidden_states': jnp.ones((32, 1, rollouts.WIDTH)),
+    }
     rollout = rollout._replace(
-        extras={k: sampled if k.endswith('log_probs') else jnp.zeros((32, 1))
-                for k in rollout.extras})
+        extras={k: bandit.get(k, jnp.zeros_like(x))
+                for k, x in rollout.extras.items()})
     rollout, advantages, weights, _ = rollouts.assign(
         method, rollouts.initial_state(method), rollout)
 

@@ -1,11 +1,4 @@
-"""One function per golden file: its inputs through OUR functions.
-
-An adapter takes the inputs as numpy float64 arrays and the parameters, and
-returns ({path of an output: our value}, mask or None). With a mask, [B, T]
-outputs are compared inside it only. `params['width']` is the width of the
-case's own rows: what an adapter gets is padded with rows and columns that take
-no part.
-"""
+"""The first baselines: groups, returns, clip, KL, aggregation, values."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +8,12 @@ from policyopt import ops
 from policyopt.credit import rewards as credit_rewards
 from policyopt.losses import value as losses_value
 from policyopt.types import Rollout
-
-COUNT_EPS = 1e-8  # verl and Tunix add it to the token count of their means
+from tests.golden_adapters.common import (
+    COUNT_EPS,
+    Adapter,
+    consecutive,
+    group_tolerance,
+)
 
 
 def _rows(inputs):
@@ -30,10 +27,6 @@ def _spread(per_row, inputs):
 
 def _ids(inputs):
   return ops.compact_ids(inputs['group_ids'].astype(np.int32))
-
-
-def _consecutive(rows, size):
-  return jnp.asarray(np.arange(rows) // size)
 
 
 def grpo(inputs, params):
@@ -92,7 +85,7 @@ def tunix_gae(inputs, params):
 
 def tunix_group_advantages(inputs, params):
   rewards = inputs['rewards']
-  ids = _consecutive(len(rewards), params['num_generations'])
+  ids = consecutive(len(rewards), params['num_generations'])
   return {
       'grpo': ops.group_standardize(rewards, ids),
       'rloo': ops.leave_one_out(rewards, ids),
@@ -238,7 +231,7 @@ def _standardize_batch(x, there):
 
 def trl_rloo_advantages(inputs, params):
   rewards = inputs['rewards']
-  ids = _consecutive(len(rewards), params['num_generations'])
+  ids = consecutive(len(rewards), params['num_generations'])
   # A row that has no reward takes no part.
   ids = jnp.where(np.isnan(rewards), -1, ids)
   advantages = ops.leave_one_out(rewards, ids)
@@ -273,22 +266,27 @@ def trl_group_advantages(inputs, params):
 
 
 ADAPTERS = {
-    'agg_loss_modes': agg_loss_modes,
-    'dapo_overlong_penalty': dapo_overlong_penalty,
-    'drgrpo': grpo,
-    'gae': gae,
-    'grpo': grpo,
-    'gspo_loss': gspo_loss,
-    'kl_k1_k2_k3': kl_k1_k2_k3,
-    'masked_whiten': masked_whiten,
-    'ppo_clip_loss': ppo_clip_loss,
-    'reinforce_pp': reinforce_pp,
-    'reinforce_pp_baseline': reinforce_pp_baseline,
-    'rloo': rloo,
-    'rloo_vectorized': rloo_vectorized,
-    'trl_group_advantages': trl_group_advantages,
-    'trl_rloo_advantages': trl_rloo_advantages,
-    'tunix_gae': tunix_gae,
-    'tunix_group_advantages': tunix_group_advantages,
-    'value_loss': value_loss,
+    'agg_loss_modes': Adapter(agg_loss_modes),
+    # The penalty is float32 there.
+    'dapo_overlong_penalty': Adapter(dapo_overlong_penalty, tolerance=1e-7),
+    'drgrpo': Adapter(grpo, tolerance=group_tolerance),
+    'gae': Adapter(gae),
+    'grpo': Adapter(grpo, tolerance=group_tolerance),
+    'gspo_loss': Adapter(gspo_loss),
+    'kl_k1_k2_k3': Adapter(kl_k1_k2_k3),
+    'masked_whiten': Adapter(masked_whiten),
+    'ppo_clip_loss': Adapter(ppo_clip_loss),
+    'reinforce_pp': Adapter(reinforce_pp, tolerance=group_tolerance),
+    'reinforce_pp_baseline': Adapter(
+        reinforce_pp_baseline, tolerance=group_tolerance),
+    'rloo': Adapter(rloo, tolerance=group_tolerance),
+    'rloo_vectorized': Adapter(rloo_vectorized, tolerance=group_tolerance),
+    # Bessel's factor is float32 there; a reward that is missing is NaN.
+    'trl_group_advantages': Adapter(
+        trl_group_advantages, tolerance=1e-7, pad=np.nan),
+    'trl_rloo_advantages': Adapter(
+        trl_rloo_advantages, tolerance=1e-7, pad=np.nan),
+    'tunix_gae': Adapter(tunix_gae),
+    'tunix_group_advantages': Adapter(tunix_group_advantages),
+    'value_loss': Adapter(value_loss),
 }

@@ -1,0 +1,3 @@
+"""Methods that change how rewards become advantages."""
+
+__all__: list[str] = []

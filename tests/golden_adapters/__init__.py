@@ -1,0 +1,11 @@
+"""Golden file -> how its cases are run through OUR functions.
+
+One module per family; each lists its files in `ADAPTERS`.
+"""
+
+from tests.golden_adapters import baselines
+
+_MODULES = (baselines,)
+ADAPTERS = {name: adapter for module in _MODULES
+            for name, adapter in module.ADAPTERS.items()}
+assert len(ADAPTERS) == sum(len(module.ADAPTERS) for module in _MODULES)

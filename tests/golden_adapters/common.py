@@ -1,0 +1,70 @@
+"""What adapters share: how a case is read, and how close is equal."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+TOLERANCE = 1e-9
+COUNT_EPS = 1e-8  # verl and Tunix add it to the token count of their means
+
+
+class Adapter(NamedTuple):
+  """How the cases of one file are run through our functions.
+
+  Attributes:
+    run: (inputs, params) -> ({path of an output: our value}, mask or None).
+      Inputs are float64 arrays, padded with rows and columns that take no part
+      so that all cases of a file have one shape; `params['width']` is the
+      width of the case's own rows. With a mask, [B, T] outputs are compared
+      inside it only. A path is a key of the outputs, or keys joined by '/'.
+    raw: `run` takes the whole case as it stands in the file instead.
+    tolerance: relative; a number, or a function of the case where the other
+      code itself computes a part in float32.
+    pad: the value that fills padding.
+  """
+  run: Callable[..., tuple[dict[str, Any], Any]]
+  raw: bool = False
+  tolerance: float | Callable[[dict], float] = TOLERANCE
+  pad: float = 0.
+
+
+def array(value):
+  """Nested lists with the strings 'nan' and 'inf' as float64; None stays."""
+  if isinstance(value, list):
+    return np.array([array(v) for v in value], np.float64)
+  return value if value is None else np.float64(value)
+
+
+def group_tolerance(case) -> float:
+  """For verl's group advantages.
+
+  The spread of a group of one is a float32 1 there, so that 1 + 1e-6 is
+  rounded; and dividing by a tiny spread multiplies all rounding before it.
+  """
+  inputs = case['inputs']
+  rewards = array(inputs['token_level_rewards']).sum(1)
+  ids = np.asarray(inputs.get('group_ids', [0] * len(rewards)), int)
+  tolerance = TOLERANCE
+  for name in set(ids.tolist()):
+    member = rewards[ids == name]
+    spread = np.std(member)
+    if len(member) == 1:
+      tolerance = max(tolerance, 1e-7)
+    elif 0 < spread < 1e-4 * max(1., np.abs(member).max()):
+      tolerance = max(tolerance, 1e-5)
+  return tolerance
+
+
+def consecutive(rows, size):
+  """Group ids of rows that lie side by side, `size` to a group."""
+  return jnp.asarray(np.arange(rows) // size)
+
+
+def folder(path) -> pathlib.Path:
+  """A folder of vectors, which must exist."""
+  path = pathlib.Path(path)
+  assert path.is_dir(), f'--golden: {path} is not a folder'
+  return path
