@@ -22,8 +22,7 @@ Array = jax.Array
 class Cache:
   """Keys and values, [L, T, B, KV, DH]: layers, slots, rows, heads, features.
 
-  Which slots hold something real is the caller's knowledge (the `valid`
-  argument of `transformer.forward`).
+  Slots are filled from 0 on without gaps; how far is the caller's knowledge.
   """
   keys: Array
   values: Array
@@ -92,15 +91,21 @@ def update_layer(buffer: Array, new: Array, layer: Array,
     buffer: [L, T, B, KV, DH].
     new: [B, S, KV, DH], for slots slot … slot + S − 1.
     layer: i32 scalar.
-    slot: i32 scalar.
+    slot: i32 scalar, or i32[B] when each row has a place of its own.
 
   Returns:
     The buffer, and the layer's [B, T, KV, DH].
   """
-  new = jnp.swapaxes(new, 0, 1)[None].astype(buffer.dtype)
   zero = jnp.zeros((), jnp.int32)
-  buffer = jax.lax.dynamic_update_slice(
-      buffer, new, (layer, slot, zero, zero, zero))
+  new = new.astype(buffer.dtype)
+  if slot.ndim:
+    def write(rows, new, slot):
+      return jax.lax.dynamic_update_slice(
+          rows, new[None], (layer, slot, zero, zero))
+    buffer = jax.vmap(write, (2, 0, 0), 2)(buffer, new, slot)
+  else:
+    buffer = jax.lax.dynamic_update_slice(
+        buffer, jnp.swapaxes(new, 0, 1)[None], (layer, slot, zero, zero, zero))
   whole = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
   return buffer, jnp.swapaxes(whole, 0, 1)
 

@@ -96,11 +96,14 @@ def _chunk(config, params, temperature, needs, hidden, tokens, kept):
     keep = bits.unpack_kept(kept, config.vocab_size)
     keep = keep | ~jnp.any(kept != 0, axis=-1, keepdims=True)
     logits = jnp.where(keep, logits, _REMOVED)
-  total = jax.nn.logsumexp(logits, axis=-1)
-  out = {'log_probs': picked - total}
+  # Measured from the largest: what is small is rounded less.
+  top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  shifted = logits - top[:, :, None]
+  total = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
+  out = {'log_probs': (picked - top) - total}
   if 'entropy' in needs:
-    probs = jnp.exp(logits - total[:, :, None])
-    out['entropy'] = total - jnp.sum(probs * logits, axis=-1)
+    probs = jnp.exp(shifted - total[:, :, None])
+    out['entropy'] = total - jnp.sum(probs * shifted, axis=-1)
   if 'logits' in needs:
     out['logits'] = logits
   return out

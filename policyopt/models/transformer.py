@@ -67,15 +67,13 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def forward(config: ModelConfig, params: Params, tokens: Array,
             positions: Array, *, segments: Array | None = None,
-            cache: cache_lib.Cache | None = None, slot: Array | None = None,
-            valid: Array | None = None
+            cache: cache_lib.Cache | None = None, slot: Array | None = None
             ) -> tuple[Array, cache_lib.Cache | None]:
   """Runs the decoder.
 
   Without a cache: causal attention inside the row, so padding on the right
   changes nothing to its left. With a cache: writes the S new keys and values
-  to slots [slot, slot + S), then token s attends to the valid slots
-  j <= slot + s. Slots and positions may differ.
+  to slots [slot, slot + S), then token s attends to the slots j <= slot + s.
 
   Args:
     config: of the model.
@@ -85,9 +83,8 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
     segments: i32[B, S], attention stays inside equal segments (packed rows; 0
       is padding); only without a cache.
     cache: to read and write; slots >= slot + S.
-    slot: i32 scalar, the same for all rows; only with a cache.
-    valid: bool[B, cache slots], True where a slot holds a real token,
-      including those being written; None means all.
+    slot: i32 scalar, or i32[B] when each row has a place of its own; only
+      with a cache.
 
   Returns:
     (hidden [B, S, D] after the final norm, the new cache or None).
@@ -99,13 +96,11 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
     raise ValueError('segments and cache cannot be used together')
   if (cache is None) != (slot is None):
     raise ValueError('cache and slot must be given together')
-  if cache is None and valid is not None:
-    raise ValueError('valid is for a cache; use segments without one')
   if cache is None:
     mask = _causal_mask(tokens.shape[1], segments)
   else:
     slot = jnp.asarray(slot, jnp.int32)
-    mask = _slot_mask(tokens.shape[1], slot, cache.slots, valid)
+    mask = _slot_mask(tokens.shape[1], slot, cache.slots)
   hidden, cache = _Decoder(config).apply(
       {'params': params}, tokens, positions, mask, cache, slot)
   return hidden, cache
@@ -370,10 +365,9 @@ def _causal_mask(length, segments):
   return mask
 
 
-def _slot_mask(length, slot, slots, valid):
-  last = slot + jnp.arange(length)
-  mask = (jnp.arange(slots)[None, :] <= last[:, None])[None]
-  return mask if valid is None else mask & valid[:, None, :]
+def _slot_mask(length, slot, slots):
+  last = slot.reshape(-1, 1) + jnp.arange(length)[None]
+  return jnp.arange(slots)[None, None, :] <= last[:, :, None]
 
 
 def _wide(dtype):

@@ -116,13 +116,22 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
         jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(keys)
     token = jnp.argmax(_fill(scaled, kept, -jnp.inf) + noise, axis=-1)
   token = token.astype(jnp.int32)
-  total = jax.nn.logsumexp(_fill(scaled, kept, -jnp.inf), axis=-1)
-  probs = jnp.exp(_fill(scaled, kept, -jnp.inf) - total[:, None])
+  shifted, total = _shifted(_fill(scaled, kept, -jnp.inf))
+  policy, policy_total = _shifted(logits)
+  probs = jnp.exp(shifted - total[:, None])
   return Drawn(
-      token, _at(scaled, token) - total,
-      _at(logits, token) - jax.nn.logsumexp(logits, axis=-1),
-      total - (probs * _fill(scaled, kept, 0.)).sum(axis=-1),
+      token, _at(shifted, token) - total, _at(policy, token) - policy_total,
+      total - (probs * _fill(shifted, kept, 0.)).sum(axis=-1),
       None if kept is None else bits.pack_kept(kept))
+
+
+def _shifted(logits):
+  """Logits measured from the largest, and the log of their normaliser.
+
+  What is small is rounded less: at low temperatures logits are large.
+  """
+  shifted = logits - logits.max(axis=-1, keepdims=True)
+  return shifted, jnp.log(jnp.exp(shifted).sum(axis=-1))
 
 
 def _fill(logits, kept, value):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.ops import segments
+from policyopt.rollouts.flat import FlatRule, all_equal
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import Array, Environment, Feedback, Plan, Prompts, Rollout
 
@@ -66,12 +67,13 @@ def sample_groups() -> Callable[..., Rollout]:
   return refill_flat_groups(1)
 
 
-def refill_flat_groups(rounds: int) -> Callable[..., Rollout]:
+def refill_flat_groups(
+    rounds: int, *, flat: FlatRule = all_equal) -> Callable[..., Rollout]:
   """Samples on until no group is flat, for `rounds` rounds at most.
 
   The plan holds `rounds` times the prompts of a batch. Each round samples the
-  next N of them. A group is flat when fewer than two of its rows were scored
-  or all scored rows earned the same total reward: it would teach nothing.
+  next N of them. A flat group would teach nothing; by default it is one of
+  which fewer than two rows were scored or all scored rows earned the same.
   Rounds end when N groups that are not flat are found; after the last round
   the places that are left go to the first flat groups, which do no harm.
   Prompts that do not make it into the batch have a count of 0 in `feedback`.
@@ -80,6 +82,8 @@ def refill_flat_groups(rounds: int) -> Callable[..., Rollout]:
 
   Args:
     rounds: the most rounds a step may take, at least 1.
+    flat: (total reward f32[N, G], rows that were scored bool[N, G]) ->
+      bool[N], the groups that are flat; `all_equal` or `all_at(reward)`.
 
   Returns:
     (generate, env, plan, key) -> Rollout of N*G rows with groups in the order
@@ -105,7 +109,7 @@ def refill_flat_groups(rounds: int) -> Callable[..., Rollout]:
     for index in range(rounds):
       entries = np.arange(index * count, (index + 1) * count)
       new = _sample_round(generate, env, plan, entries,
-                          jax.random.fold_in(key, index))
+                          jax.random.fold_in(key, index), flat)
       best = new if best is None else _merge(best, new, generate.samples)
       if not best.flat.any():
         break
@@ -165,7 +169,7 @@ def _check_plan(plan: Plan, rounds: int, samples: int) -> None:
       raise ValueError(f'plan.{name}[{entry}] is {value}; it must be {wanted}')
 
 
-def _sample_round(generate, env, plan, entries, key) -> _Round:
+def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
   """Samples and scores the given entries of the plan."""
   samples = generate.samples
   prompts = _padded_prompts(env, plan.prompt[entries])
@@ -182,8 +186,9 @@ def _sample_round(generate, env, plan, entries, key) -> _Round:
   rollout = _to_rollout(
       drawn, start, rewards, np.where(verdict == 0, group, -1),
       dict(prompt=problem, plan_index=plan_index, verdict=verdict))
-  flat = _flat(sum(rewards.values()), verdict, samples)
-  return _Round(rollout, entries, flat)
+  total, scored = (x.reshape(-1, samples) for x in (
+      sum(rewards.values()), verdict == 0))
+  return _Round(rollout, entries, flat(total, scored))
 
 
 def _padded_prompts(env: Environment, problem: np.ndarray) -> Prompts:
@@ -232,14 +237,6 @@ def _checked_scores(env, scores, problem) -> tuple[dict[str, Any], np.ndarray]:
           'needs a finite reward')
     rewards[name] = np.where(verdict == 0, value, np.float32(0))
   return rewards, verdict
-
-
-def _flat(total: np.ndarray, verdict: np.ndarray, samples: int) -> np.ndarray:
-  """bool[N], groups whose scored rows do not differ in total reward."""
-  total, scored = (x.reshape(-1, samples) for x in (total, verdict == 0))
-  lowest = np.where(scored, total, np.inf).min(axis=1)
-  highest = np.where(scored, total, -np.inf).max(axis=1)
-  return ~(highest > lowest)
 
 
 @jax.jit

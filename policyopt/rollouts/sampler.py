@@ -5,8 +5,9 @@ only on the row's id and on the place in the response, so a row's text depends
 neither on the batch around it, nor on the order of rows, nor on padding, nor
 on how the batch is spread over devices.
 
-In the cache, prompt token p sits in slot p and response token t in slot P + t,
-whatever the length of the prompt; positions are contiguous all the same.
+In the cache the token at position p of a row sits in slot p, as in scoring:
+sums over the same slots in the same order are rounded alike, which is why the
+sampler and the learner agree on log-probabilities.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw
 from policyopt.types import Array, Prompts
+
+_VECTOR = 8
 
 
 @jax.tree_util.register_dataclass
@@ -120,8 +123,7 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
     limits = jnp.full((rows,), limit, jnp.int32)
   else:
     limits = jnp.where(max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
-  last = _decode(config, sampler, params, hidden, cache, keys, starts, limits,
-                 width)
+  last = _decode(config, sampler, params, hidden, cache, keys, starts, limits)
   return _join(prompts.tokens, starts, last, samples, sampler.pad_id)
 
 
@@ -141,25 +143,25 @@ def _check(config, width, limit, rows, row_ids, max_tokens):
 def _prefill(config, params, prompts, samples, limit):
   """Reads each prompt once; hidden [B, D] that predicts the first tokens."""
   (num_prompts, width), length = prompts.tokens.shape, prompts.length
-  slots = jnp.arange(width, dtype=jnp.int32)
-  valid = slots[None, :] < length[:, None]
-  positions = jnp.broadcast_to(slots[None, :], (num_prompts, width))
-  cache = kv_cache.init_cache(config, num_prompts, width)
+  positions = jnp.broadcast_to(
+      jnp.arange(width, dtype=jnp.int32)[None, :], (num_prompts, width))
+  # Whole vectors of slots: sums over a few slots are rounded otherwise than
+  # the same sums over many. Responses overwrite what padding has written.
+  slots = min(width + limit, -(-width // _VECTOR) * _VECTOR)
+  cache = kv_cache.init_cache(config, num_prompts, slots)
   hidden, cache = transformer.forward(
       config, params, prompts.tokens, positions, cache=cache,
-      slot=jnp.int32(0), valid=valid)
+      slot=jnp.int32(0))
   last = jnp.maximum(length - 1, 0)[:, None, None]
   hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
-  cache = kv_cache.extend(kv_cache.repeat(cache, samples), limit)
+  cache = kv_cache.extend(
+      kv_cache.repeat(cache, samples), width + limit - slots)
   return jnp.repeat(hidden, samples, axis=0), cache
 
 
-def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
-            width):
+def _decode(config, sampler, params, hidden, cache, keys, starts, limits):
   """The loop: draw, record, and read the drawn token to predict the next."""
   limit = sampler.max_tokens
-  valid = jnp.arange(width + limit)[None, :]
-  valid = (valid < starts[:, None]) | (valid >= width)
   stops = jnp.asarray(sampler.stop_tokens, jnp.int32)
 
   def advance(step, hidden, cache, done, length, truncated, record):
@@ -179,7 +181,7 @@ def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
     position = starts + loop.step - 1
     hidden, cache = transformer.forward(
         config, params, loop.token[:, None], position[:, None],
-        cache=loop.cache, slot=width + loop.step - 1, valid=valid)
+        cache=loop.cache, slot=position)
     return advance(loop.step, hidden[:, 0], cache, loop.done, loop.length,
                    loop.truncated, loop.record)
 

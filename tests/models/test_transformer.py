@@ -99,19 +99,17 @@ def test_init_scale_and_layers_differ(key):
 
 
 def test_cached_decode_equals_full_forward():
-  """Right-padded prompts: response slot P + s, position length + s."""
+  """Right-padded prompts: each row goes on where its own prompt ends."""
   config = VARIANTS['qwen3']
   params = _params(config)
-  lengths, prompt, response = np.array([3, 5]), 5, 4
+  lengths, prompt, response = jnp.array([3, 5]), 5, 4
   tokens = _tokens(config, 2, prompt + response)
   full, _ = forward(config, params, tokens, _positions(tokens))
   want = transformer.logits(config, params, full)
 
   cache = cache_lib.init_cache(config, 2, prompt)
-  valid = jnp.arange(prompt)[None] < lengths[:, None]
   hidden, cache = forward(config, params, tokens[:, :prompt],
-                          _positions(tokens[:, :prompt]), cache=cache, slot=0,
-                          valid=valid)
+                          _positions(tokens[:, :prompt]), cache=cache, slot=0)
   for row, length in enumerate(lengths):
     np.testing.assert_allclose(
         transformer.logits(config, params, hidden)[row, :length],
@@ -119,13 +117,10 @@ def test_cached_decode_equals_full_forward():
 
   cache = cache_lib.extend(cache, response)
   for step in range(response):
-    slots = jnp.arange(prompt + response)[None]
-    valid = (slots < lengths[:, None]) | (
-        (slots >= prompt) & (slots <= prompt + step))
-    positions = jnp.asarray(lengths + step)[:, None]
+    positions = (lengths + step)[:, None]
     new = jnp.take_along_axis(tokens, positions, axis=1)
     hidden, cache = forward(config, params, new, positions, cache=cache,
-                            slot=prompt + step, valid=valid)
+                            slot=lengths + step)
     got = transformer.logits(config, params, hidden)[:, 0]
     at = jnp.broadcast_to(positions[:, :, None], (2, 1, want.shape[2]))
     np.testing.assert_allclose(
@@ -147,7 +142,8 @@ def test_cache_rows_and_slots():
   assert taken.keys[0, 0, :, 0, 0].tolist() == [1, 0]
 
 
-def test_cache_is_updated_in_place():
+@pytest.mark.parametrize('slot', [0, jnp.arange(4)], ids=['one', 'per row'])
+def test_cache_is_updated_in_place(slot):
   """A decode step needs no second cache."""
   config = SMALL
   cache = cache_lib.init_cache(config, 4, 4096)
@@ -157,19 +153,10 @@ def test_cache_is_updated_in_place():
       lambda params, cache, slot: transformer.forward(
           config, params, tokens, tokens, cache=cache, slot=slot),
       donate_argnums=1)
-  memory = step.lower(_params(config), cache, 0).compile().memory_analysis()
+  memory = step.lower(_params(config), cache, slot).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= size
   # One layer at a time may be laid out anew for its matrix products.
   assert memory.temp_size_in_bytes < 1.5 * size
-
-
-def test_row_without_a_valid_slot_is_finite():
-  config = SMALL
-  cache = cache_lib.init_cache(config, 1, 4)
-  tokens = _tokens(config, 1, 2)
-  out, _ = forward(config, _params(config), tokens, _positions(tokens),
-                   cache=cache, slot=0, valid=jnp.zeros((1, 4), bool))
-  assert np.isfinite(out).all()
 
 
 def test_right_padding_changes_nothing():
@@ -216,7 +203,6 @@ def test_remat_policies_keep_what_they_say():
 @pytest.mark.parametrize('kw, message', [
     (dict(cache=1, slot=0, segments=1), 'segments and cache'),
     (dict(cache=1), 'cache and slot must be given together'),
-    (dict(valid=1), 'valid is for a cache'),
 ])
 def test_forward_refuses_contradictions(kw, message):
   tokens = _tokens(SMALL, 1, 2)

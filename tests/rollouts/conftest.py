@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from policyopt.models import transformer
+from policyopt.models import scoring, transformer
 from policyopt.models.config import ModelConfig
 from policyopt.types import Prompts
 
@@ -32,3 +33,29 @@ def prompts():
   """Four prompts; what lies behind their ends must not matter."""
   tokens = jax.random.randint(jax.random.key(3), (4, 6), 1, 38)
   return Prompts(tokens, jnp.array([6, 3, 1, 5], jnp.int32))
+
+
+@pytest.fixture(scope='session')
+def trained():
+  """Weights that have learned a rule: nearly sure of it, at a loss elsewhere.
+
+  Trained weights have activations and logits of another size than random ones.
+  """
+  key = jax.random.key(11)
+  start = jax.random.randint(key, (32, 1), 0, 38)
+  tokens = (start + 5 * jnp.arange(14)[None] ** 2) % 38
+  optimizer = optax.adam(5e-3)
+
+  def loss(params):
+    return -scoring.score(CONFIG, params, tokens).log_probs.mean()
+
+  def step(carry, _):
+    params, state = carry
+    updates, state = optimizer.update(jax.grad(loss)(params), state)
+    return (optax.apply_updates(params, updates), state), None
+
+  params = transformer.init(CONFIG, jax.random.key(7))
+  (params, _), _ = jax.jit(lambda carry: jax.lax.scan(
+      step, carry, length=150))((params, optimizer.init(params)))
+  assert loss(params) < .3
+  return params

@@ -88,6 +88,27 @@ def test_log_probs_equal_the_scorer(sampler, config, params, prompts):
     assert kept.sum(axis=2).max() <= (sampler.top_k or 38)
 
 
+@pytest.mark.parametrize('temperature', [0.1, 0.5, 1., 2.])
+@pytest.mark.parametrize('top_p', [1., 0.9])
+def test_log_probs_of_trained_weights_equal_the_scorer(
+    temperature, top_p, config, trained, prompts):
+  """A low temperature multiplies every difference in rounding."""
+  sampler = SamplerConfig(
+      max_tokens=8, temperature=temperature, top_p=top_p)
+  rows = 64
+  prompts = Prompts(jnp.tile(prompts.tokens, (16, 1)),
+                    jnp.tile(prompts.length, 16))
+  # Optimised as in a real run.
+  out = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')(
+      config, sampler, trained, prompts, jax.random.key(0), samples=4,
+      row_ids=jnp.arange(4 * rows))
+  drawn = jax.jit(scoring.score, static_argnums=0)(
+      config, trained, out.tokens, temperature=temperature, kept=out.kept)
+  gap = np.abs(out.log_probs - np.where(out.mask, drawn.log_probs, 0))
+  assert gap.max() <= 1e-5
+  assert (gap[np.asarray(out.mask)] == 0).mean() > .95
+
+
 def test_a_row_does_not_depend_on_its_batch(config, params, prompts):
   row_ids = np.random.default_rng(0).permutation(10_000)[:20]
 
