@@ -113,12 +113,19 @@ class PolicyOutput(_Replace):
     values: f32[B, T], the value predicted before token t was chosen.
     logits: f32[B, T, V], of the distribution that token t was drawn from.
     hidden: f32[B, T, D], last hidden state that predicts token t.
+    top_probs: f32[B, T, K], the K = min(50, V) largest probabilities of the
+      distribution that token t was drawn from, in descending order.
+    top_ids: i32[B, T, K], their tokens.
+    sum_squared_probs: f32[B, T], Σᵥ π(v)² of that distribution.
   """
   log_probs: Array
   entropy: Array | None = None
   values: Array | None = None
   logits: Array | None = None
   hidden: Array | None = None
+  top_probs: Array | None = None
+  top_ids: Array | None = None
+  sum_squared_probs: Array | None = None
 
 
 @_record
@@ -259,6 +266,7 @@ class Environment(NamedTuple):
     step: None for single-turn tasks.
     answer: prompt ids i32[N] -> Prompts with a reference answer that ends in
       the stop token, or None when the task has none.
+    answer_ids: whether `score` tells which responses give the same answer.
     close: releases what the environment holds (processes, files).
   """
   name: str
@@ -268,6 +276,7 @@ class Environment(NamedTuple):
   score: Callable[[Any, Prompts], Scores]
   step: Callable[..., Any] | None = None
   answer: Callable[[Any], Prompts] | None = None
+  answer_ids: bool = False
   close: Callable[[], None] = lambda: None
 
 

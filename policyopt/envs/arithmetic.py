@@ -98,11 +98,12 @@ def environment(
     right = _matches(answer(ids), responses, tokenizer.eos_id)
     return types.Scores(
         {'accuracy': right.astype(jnp.float32)},
-        jnp.zeros(right.shape, jnp.int32))
+        jnp.zeros(right.shape, jnp.int32),
+        _answer_ids(responses, tokenizer.eos_id))
 
   return types.Environment(
       name='arithmetic', size=size, max_prompt=2 * digits + 2, reset=reset,
-      score=score, answer=answer)
+      score=score, answer=answer, answer_ids=True)
 
 
 def _draw(key, codes, digits, split):
@@ -155,17 +156,34 @@ def _join(pieces, width, pad_id):
 def _matches(answers, responses, eos_id):
   """bool[B]: equal up to the stop token, which a cut response may lack."""
   width = max(answers.tokens.shape[1], responses.tokens.shape[1]) + 1
+  answers, responses = (_clean(x, width, eos_id) for x in (answers, responses))
+  return (answers == responses).all(axis=1)
 
-  def clean(tokens, length):
-    place = jnp.arange(tokens.shape[1])[None, :]
-    tokens = jnp.where(place < length[:, None], tokens, eos_id)
-    tokens = jnp.pad(
-        tokens, ((0, 0), (0, width - tokens.shape[1])),
-        constant_values=eos_id)
-    ended = jnp.cumsum(tokens == eos_id, axis=1) > 0
-    return jnp.where(ended, eos_id, tokens)
 
-  return (clean(*answers) == clean(*responses)).all(axis=1)
+def _answer_ids(responses, eos_id):
+  """i32[B], a hash of the response up to its stop token; -1 if it is empty."""
+  tokens = _clean(responses, responses.tokens.shape[1] + 1, eos_id)
+
+  def mix(h, token):
+    # Trailing stop tokens change nothing, whatever the width.
+    mixed = (h ^ token.astype(jnp.uint32)) * jnp.uint32(0x01000193)
+    return jnp.where(token == eos_id, h, mixed ^ (mixed >> 15)), None
+
+  start = jnp.full(tokens.shape[:1], 0x811C9DC5, jnp.uint32)
+  h, _ = jax.lax.scan(mix, start, tokens.T)
+  number = (h & jnp.uint32(0x7FFFFFFF)).astype(jnp.int32)
+  return jnp.where(tokens[:, 0] == eos_id, -1, number)
+
+
+def _clean(texts, width, eos_id):
+  """Tokens i32[B, width] with the stop token from the end of the text on."""
+  tokens, length = texts
+  place = jnp.arange(tokens.shape[1])[None, :]
+  tokens = jnp.where(place < length[:, None], tokens, eos_id)
+  tokens = jnp.pad(
+      tokens, ((0, 0), (0, width - tokens.shape[1])), constant_values=eos_id)
+  ended = jnp.cumsum(tokens == eos_id, axis=1) > 0
+  return jnp.where(ended, eos_id, tokens)
 
 
 def _check(split, digits, operators):

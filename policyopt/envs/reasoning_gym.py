@@ -70,7 +70,8 @@ def environment(
   problem i is the first of its own seeds whose question belongs to the split.
 
   The reward channel is 'accuracy'. Verifiers run in processes of their own,
-  killed when they hang or crash; the verdict of such a row is not 0.
+  killed when they hang or crash; the verdict of such a row is not 0. The whole
+  response, stripped, is the answer that is compared with other rows'.
 
   A few generators make other problems under another PYTHONHASHSEED; the
   environment warns of it unless that variable is set.
@@ -153,11 +154,14 @@ def environment(
     value = np.asarray([x or 0. for x in value], np.float32)
     if exact:
       value = (value >= 1.).astype(np.float32)
-    return types.Scores({'accuracy': value}, np.asarray(verdict, np.int32))
+    return types.Scores(
+        {'accuracy': value}, np.asarray(verdict, np.int32),
+        text.answer_ids(texts))
 
   return types.Environment(
       name=name, size=size, max_prompt=max_prompt, reset=reset, score=score,
-      answer=answer, close=pool.close if own else lambda: None)
+      answer=answer, answer_ids=True,
+      close=pool.close if own else lambda: None)
 
 
 class _Problems:

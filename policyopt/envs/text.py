@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import zlib
 
 import numpy as np
 
@@ -60,3 +61,22 @@ def decode(tokenizer, responses: types.Prompts) -> list[str]:
       row = row[:row.index(tokenizer.eos_id)]
     texts.append(tokenizer.decode(row).strip())
   return texts
+
+
+def answer_ids(answers: Sequence[str]) -> np.ndarray:
+  """A number for each answer: the same for the same text.
+
+  Args:
+    answers: B texts; an empty one is no answer.
+
+  Returns:
+    i32[B], the CRC-32 of the text without its highest bit; -1 for no answer.
+
+  Example:
+    >>> first, second, third = answer_ids(['12', '', '12']).tolist()
+    >>> first == third, second
+    (True, -1)
+  """
+  return np.asarray(
+      [zlib.crc32(answer.encode()) & 0x7FFFFFFF if answer else -1
+       for answer in answers], np.int32)

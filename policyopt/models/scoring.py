@@ -15,7 +15,11 @@ from policyopt.ops import bits
 
 Array = jax.Array
 
-NEEDS = frozenset({'entropy', 'values', 'hidden', 'logits'})
+NEEDS = frozenset({'entropy', 'values', 'hidden', 'logits', 'top_probs',
+                   'top_ids', 'sum_squared_probs'})
+
+# As many candidates as samplers usually leave.
+TOP = 50
 
 # Finite, so that 0 · _REMOVED stays 0 in whatever is done with the logits.
 _REMOVED = -1e30
@@ -45,8 +49,8 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
       top-p, min-p) had left when token t was drawn, as `bits.pack_kept`; an
       empty set means all tokens (positions that were not sampled). None means
       all tokens everywhere.
-    needs: a subset of 'entropy', 'values', 'hidden', 'logits'; the last
-      materialises f32[B, T, V].
+    needs: fields of PolicyOutput that are wanted; 'logits' materialises
+      f32[B, T, V].
 
   Returns:
     A PolicyOutput with `log_probs` and what `needs` names. The first token of
@@ -58,6 +62,7 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
       without `kept`, a `kept` of another shape, or values of a model without
       a value head.
   """
+  needs = frozenset(needs)
   _check(config, tokens, temperature, kept, needs)
   if positions is None:
     positions = _positions(tokens, segments)
@@ -101,9 +106,14 @@ def _chunk(config, params, temperature, needs, hidden, tokens, kept):
   shifted = logits - top[:, :, None]
   total = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
   out = {'log_probs': (picked - top) - total}
+  probs = jnp.exp(shifted - total[:, :, None])
   if 'entropy' in needs:
-    probs = jnp.exp(shifted - total[:, :, None])
     out['entropy'] = total - jnp.sum(probs * shifted, axis=-1)
+  if 'sum_squared_probs' in needs:
+    out['sum_squared_probs'] = jnp.sum(jnp.square(probs), axis=-1)
+  if not needs.isdisjoint(('top_probs', 'top_ids')):
+    top_probs, top_ids = jax.lax.top_k(probs, min(TOP, config.vocab_size))
+    out.update(top_probs=top_probs, top_ids=top_ids.astype(jnp.int32))
   if 'logits' in needs:
     out['logits'] = logits
   return out

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.ops import bits
+from policyopt.ops.entropy_scale import Heat, heated
 from policyopt.rollouts import filters
 from policyopt.types import Array
 
@@ -81,7 +82,8 @@ class Drawn(NamedTuple):
     token: i32.
     log_prob: f32, under the distribution that the token was drawn from.
     policy_log_prob: f32, at temperature 1 and without truncation.
-    entropy: f32 in nats, of the distribution that the token was drawn from.
+    entropy: f32 in nats, of the distribution that the token was drawn from,
+      as it was before `heat`.
     kept: uint32[..., ceil(V/32)], bits of what truncation left, or None.
   """
   token: Array
@@ -92,7 +94,7 @@ class Drawn(NamedTuple):
 
 
 def draw(sampler: SamplerConfig, logits: Array, keys: Array,
-         step: Array) -> Drawn:
+         step: Array, heat: Heat | None = None) -> Drawn:
   """One token per row, with all that is known of it.
 
   Args:
@@ -100,16 +102,19 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
     logits: f32[B, V], of the policy.
     keys: [B] random keys of the rows, folded with the step.
     step: i32[], place in the response.
+    heat: changes the temperature of a token by its entropy; None leaves it.
 
   Returns:
     Drawn of B rows.
   """
   if sampler.temperature == 0:
-    scaled = logits
+    plain = scaled = logits
     kept = filters.keep_top_k(logits, 1)
     token = jnp.argmax(logits, axis=-1)
   else:
-    scaled = logits / sampler.temperature
+    plain = scaled = logits / sampler.temperature
+    if heat is not None:
+      scaled = plain / heated(_entropy(plain), heat)[:, None]
     kept = filters.keep(scaled, top_k=sampler.top_k, top_p=sampler.top_p,
                         min_p=sampler.min_p)
     noise = jax.vmap(lambda key: jax.random.gumbel(
@@ -118,11 +123,17 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
   token = token.astype(jnp.int32)
   shifted, total = _shifted(_fill(scaled, kept, -jnp.inf))
   policy, policy_total = _shifted(logits)
-  probs = jnp.exp(shifted - total[:, None])
   return Drawn(
       token, _at(shifted, token) - total, _at(policy, token) - policy_total,
-      total - (probs * _fill(shifted, kept, 0.)).sum(axis=-1),
+      _entropy(_fill(plain, kept, -jnp.inf)),
       None if kept is None else bits.pack_kept(kept))
+
+
+def _entropy(logits):
+  shifted, total = _shifted(logits)
+  probs = jnp.exp(shifted - total[:, None])
+  # What is ruled out has the logit -inf and the probability 0.
+  return total - jnp.where(probs > 0, probs * shifted, 0.).sum(axis=-1)
 
 
 def _shifted(logits):

@@ -12,7 +12,8 @@ Both schemes fill these extras: 'policy_log_probs', 'entropy' and, if tokens
 were ruled out, 'kept', all [B, T...] from the sampler; 'truncated' bool[B],
 'length' i32[B] response tokens; 'prompt' i32[B] id of the problem,
 'plan_index' i32[B] entry of the plan; 'verdict' i32[B] of the environment;
-'rounds' i32[B], rounds of sampling that the batch took.
+'answer_id' i32[B] if it compares answers; 'rounds' i32[B], rounds of sampling
+that the batch took.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class Generate(NamedTuple):
     apply: (prompts, row_ids i32[N*G], key, max_tokens i32[N*G]) -> Samples;
       row n*G + g of the result is response g to prompt n. Consumes the key.
     samples: G.
+    greedy: the same with G = 1 and the most likely token each time, or None.
   """
   apply: Callable[..., Samples]
   samples: int
+  greedy: Callable[..., Samples] | None = None
 
 
 class _Round(NamedTuple):
@@ -185,7 +188,8 @@ def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
   group = np.repeat(np.arange(len(entries), dtype=np.int32), samples)
   rollout = _to_rollout(
       drawn, start, rewards, np.where(verdict == 0, group, -1),
-      dict(prompt=problem, plan_index=plan_index, verdict=verdict))
+      dict(prompt=problem, plan_index=plan_index, verdict=verdict,
+           **_answer_ids(env, scores, verdict)))
   total, scored = (x.reshape(-1, samples) for x in (
       sum(rewards.values()), verdict == 0))
   return _Round(rollout, entries, flat(total, scored))
@@ -237,6 +241,17 @@ def _checked_scores(env, scores, problem) -> tuple[dict[str, Any], np.ndarray]:
           'needs a finite reward')
     rewards[name] = np.where(verdict == 0, value, np.float32(0))
   return rewards, verdict
+
+
+def _answer_ids(env, scores, verdict) -> dict[str, np.ndarray]:
+  if scores.answer is None:
+    return {}
+  answer = np.asarray(scores.answer, np.int32)
+  if answer.shape != verdict.shape:
+    raise ValueError(
+        f'{env.name}: score() returned answer of the shape {answer.shape}; '
+        f'{len(verdict)} rows need {verdict.shape}')
+  return {'answer_id': np.where(verdict == 0, answer, -1).astype(np.int32)}
 
 
 @jax.jit

@@ -22,6 +22,7 @@ from policyopt.models import cache as kv_cache
 from policyopt.models import transformer
 from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
+from policyopt.ops.entropy_scale import Heat
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw
 from policyopt.types import Array, Prompts
 
@@ -72,7 +73,8 @@ class _Loop(NamedTuple):
 
 def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
            prompts: Prompts, key: Array, *, samples: int, row_ids: Array,
-           max_tokens: Array | None = None) -> Samples:
+           max_tokens: Array | None = None,
+           heat: Heat | None = None) -> Samples:
   """Draws `samples` responses to each prompt.
 
   A row draws token t with the key fold_in(fold_in(key, row_id), t). To be
@@ -90,6 +92,8 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
       n*G + g.
     max_tokens: i32[N*G], length limit of each row; None or entries of 0 mean
       `sampler.max_tokens`, which no limit exceeds.
+    heat: raises the temperature of uncertain tokens and lowers that of
+      certain ones; None leaves it.
 
   Returns:
     Samples with B = N*G rows and T = P + sampler.max_tokens.
@@ -123,7 +127,8 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
     limits = jnp.full((rows,), limit, jnp.int32)
   else:
     limits = jnp.where(max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
-  last = _decode(config, sampler, params, hidden, cache, keys, starts, limits)
+  last = _decode(
+      config, sampler, params, hidden, cache, keys, starts, limits, heat)
   return _join(prompts.tokens, starts, last, samples, sampler.pad_id)
 
 
@@ -159,14 +164,16 @@ def _prefill(config, params, prompts, samples, limit):
   return jnp.repeat(hidden, samples, axis=0), cache
 
 
-def _decode(config, sampler, params, hidden, cache, keys, starts, limits):
+def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
+            heat):
   """The loop: draw, record, and read the drawn token to predict the next."""
   limit = sampler.max_tokens
   stops = jnp.asarray(sampler.stop_tokens, jnp.int32)
 
   def advance(step, hidden, cache, done, length, truncated, record):
     logits = transformer.logits(config, params, hidden)
-    drawn = draw(sampler, constrain(logits, 'batch', 'vocab'), keys, step)
+    drawn = draw(
+        sampler, constrain(logits, 'batch', 'vocab'), keys, step, heat)
     token = jnp.where(done, sampler.pad_id, drawn.token)
     record = jax.tree.map(
         lambda buffer, x: jax.lax.dynamic_update_index_in_dim(
@@ -190,7 +197,8 @@ def _decode(config, sampler, params, hidden, cache, keys, starts, limits):
   record = jax.tree.map(
       lambda x: jnp.zeros((limit, *x.shape), x.dtype),
       jax.eval_shape(lambda h, k: draw(
-          sampler, transformer.logits(config, params, h), k, jnp.int32(0)),
+          sampler, transformer.logits(config, params, h), k, jnp.int32(0),
+          heat),
           hidden, keys))
   loop = advance(jnp.int32(0), hidden, cache, jnp.zeros(rows, bool),
                  jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), record)

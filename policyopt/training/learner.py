@@ -34,7 +34,10 @@ from policyopt.types import Array, Method, Metrics, Rollout, TrainState
 
 # Scored before credit is assigned, by a forward pass of the policy; the
 # entropy already comes with the samples.
-_SCORED = {'old_log_probs': 'log_probs', 'values': 'values'}
+_SCORED = {
+    'old_log_probs': 'log_probs', 'prompt_log_probs': 'log_probs',
+    'values': 'values', 'hidden_states': 'hidden', 'top_probs': 'top_probs',
+    'top_ids': 'top_ids', 'sum_squared_probs': 'sum_squared_probs'}
 # What a loss may ask of the policy's output in the update itself.
 _OUTPUTS = ('entropy', 'values', 'logits', 'hidden')
 
@@ -59,12 +62,15 @@ class Learner(NamedTuple):
 
   Attributes:
     score: (params, ref_params, rollout) -> rollout with the extras that the
-      method needs.
+      method needs of the models.
+    inform: (opt_state, progress, rollout) -> rollout with the extras that it
+      needs of the trainer; progress in [0, 1].
     credit: (credit_state, rollout) -> (Credit, credit_state, metrics).
     update: (state, credit, key) -> (state, metrics); donates the state,
       consumes the key.
   """
   score: Callable[..., Rollout]
+  inform: Callable[..., Rollout]
   credit: Callable[..., tuple]
   update: Callable[..., tuple[TrainState, Metrics]]
 
@@ -73,7 +79,7 @@ def make_learner(
     config: ModelConfig, method: Method,
     optimizer: optax.GradientTransformation, mesh: Mesh, *,
     batching: Batching = Batching(), temperature: float = 1.0,
-    state_shardings=None) -> Learner:
+    schedule: optax.Schedule | None = None, state_shardings=None) -> Learner:
   """Builds the jitted functions of a training step.
 
   Args:
@@ -83,17 +89,33 @@ def make_learner(
     mesh: the rows of a batch are spread over its 'data' and 'fsdp' axes.
     batching: epochs, minibatches and microbatches.
     temperature: that the rollouts are sampled at.
+    schedule: updates -> learning rate, for methods that need to know it.
     state_shardings: of the TrainState, so that an update keeps its layout.
 
   Returns:
     Learner.
+
+  Raises:
+    ValueError: the method needs the learning rate and there is no schedule.
   """
   needs = method_needs(method)
+  if 'learning_rate' in needs and schedule is None:
+    raise ValueError(
+        'schedule is None; the method needs the learning rate of each update')
   rows = partitioning.rows(mesh)
 
   def score(params, ref_params, rollout):
     return _add_scores(
         config, params, ref_params, rollout, needs, temperature, batching)
+
+  def inform(opt_state, progress, rollout):
+    numbers = {'progress': progress}
+    if 'learning_rate' in needs:
+      numbers['learning_rate'] = schedule(_count(opt_state))
+    return rollout._replace(extras=rollout.extras | {
+        name: jnp.broadcast_to(
+            jnp.asarray(numbers[name], jnp.float32), rollout.group.shape)
+        for name in sorted(needs & numbers.keys())})
 
   def credit(credit_state, rollout):
     reported = credit_metrics(method, credit_state, rollout)
@@ -107,6 +129,9 @@ def make_learner(
   return Learner(
       score=jax.jit(score, out_shardings=rows) if _needs_scores(needs)
       else lambda params, ref_params, rollout: rollout,
+      inform=jax.jit(inform, out_shardings=rows)
+      if needs & {'progress', 'learning_rate'}
+      else lambda opt_state, progress, rollout: rollout,
       credit=jax.jit(credit),
       update=jax.jit(update, donate_argnums=0,
                      out_shardings=(state_shardings, None)))
@@ -127,7 +152,7 @@ def _add_scores(config, params, ref_params, rollout, needs, temperature,
     if wanted:
       out = scoring.score(
           config, params, piece.tokens, temperature=temperature, kept=kept,
-          needs=frozenset(wanted & set(_OUTPUTS)))
+          needs=frozenset(_SCORED[name] for name in wanted) - {'log_probs'})
       extras = {name: getattr(out, _SCORED[name]) for name in wanted}
     if 'ref_log_probs' in needs:
       extras['ref_log_probs'] = scoring.score(
@@ -138,9 +163,25 @@ def _add_scores(config, params, ref_params, rollout, needs, temperature,
   count = batching.microbatches * batching.minibatches
   pieces = microbatch(rollout, count)
   extras = lax.map(one, pieces)
-  extras = {name: jnp.where(rollout.mask, x.reshape(rollout.mask.shape), 0.)
-            for name, x in extras.items()}
-  return rollout._replace(extras={**rollout.extras, **extras})
+
+  def whole(name, x):
+    mask = _prompt(rollout.mask) if name == 'prompt_log_probs' else rollout.mask
+    x = x.reshape(*mask.shape, *x.shape[3:])
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+  return rollout._replace(extras={
+      **rollout.extras, **{name: whole(name, x) for name, x in extras.items()}})
+
+
+def _prompt(mask):
+  """The tokens before the first chosen one, in rows that have any."""
+  return (jnp.cumsum(mask, axis=1) == 0) & mask.any(axis=1, keepdims=True)
+
+
+def _count(opt_state):
+  """Updates that the optimizer has made; skipped ones are not counted."""
+  counts = optax.tree_utils.tree_get_all_with_path(opt_state, 'count')
+  return counts[0][1]
 
 
 def _loss_function(config, method, temperature):

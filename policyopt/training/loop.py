@@ -7,6 +7,7 @@ started again ends with the same bits as one that was not.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 import warnings
@@ -88,21 +89,24 @@ def _run(setup: Setup, workdir: str, compiles) -> dict[str, Any]:
 
 
 def make_draw(setup: Setup):
-  """The compiled sampler: (params, samples) -> Generate of that many samples.
+  """The compiled sampler: (params, samples, heat=None) -> Generate.
 
   All calls with the same number of samples share one compiled program.
   """
   jitted = jax.jit(sample, static_argnames=('config', 'sampler', 'samples'))
   rows = partitioning.rows(setup.mesh)
 
-  def draw(params, samples: int) -> group.Generate:
-    def apply(prompts: Prompts, row_ids, key, max_tokens=None):
+  def draw(params, samples: int, heat=None) -> group.Generate:
+    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None):
       shard = lambda x: jax.device_put(np.asarray(x, np.int32), rows)
       return jitted(
-          setup.model, setup.sampler, params, Prompts(*prompts), key,
-          samples=samples, row_ids=shard(row_ids),
+          setup.model, sampler, params, Prompts(*prompts), key,
+          samples=samples, row_ids=shard(row_ids), heat=heat,
           max_tokens=None if max_tokens is None else shard(max_tokens))
-    return group.Generate(apply, samples)
+    greedy = dataclasses.replace(setup.sampler, temperature=0.)
+    return group.Generate(
+        functools.partial(apply, setup.sampler, samples), samples,
+        functools.partial(apply, greedy, 1))
   return draw
 
 
@@ -168,6 +172,7 @@ def _make_parts(setup: Setup, draw, ref_params) -> _Parts:
   learner = make_learner(
       setup.model, setup.method, setup.optimizer, setup.mesh,
       batching=setup.batching, temperature=setup.sampler.temperature or 1.0,
+      schedule=setup.schedule,
       state_shardings=states.state_shardings(
           setup.model, setup.method, setup.optimizer, setup.mesh,
           setup.train.size))
@@ -188,11 +193,15 @@ def _train_step(parts: _Parts, state: TrainState, step: int):
   plan_key, rollout_key, update_key = jax.random.split(
       jax.random.fold_in(state.key, step), 3)
   plan, plan_state = parts.propose(state.plan_state, config.prompts, plan_key)
-  rollout = setup.method.rollout(
-      parts.draw(state.params, config.samples), setup.train, plan, rollout_key)
+  heat = setup.method.heat
+  generate = parts.draw(
+      state.params, config.samples, heat and heat(state.credit_state[-1]))
+  rollout = setup.method.rollout(generate, setup.train, plan, rollout_key)
   rollout = jax.device_put(rollout, partitioning.rows(setup.mesh))
   sampled = rollout
   rollout = learner.score(state.params, parts.ref_params, rollout)
+  rollout = learner.inform(
+      state.opt_state, np.float32(step / config.steps), rollout)
   credit, credit_state, metrics = learner.credit(state.credit_state, rollout)
   plan_state = parts.feedback(
       plan_state, credit.rollout, credit.advantages, plan)

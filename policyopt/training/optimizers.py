@@ -48,14 +48,31 @@ def make_optimizer(
   arguments = inspect.signature(factory).parameters
   for argument in kw or {}:
     check_name(f'argument of optimizer {name}', argument, arguments)
-  rate = _schedule(learning_rate, warmup_steps, decay_steps)
+  rate = make_schedule(learning_rate, warmup_steps, decay_steps)
   optimizer = factory(learning_rate=rate, **(kw or {}))
   if clip_norm is None:
     return optimizer
   return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
-def _schedule(peak, warmup_steps, decay_steps):
+def make_schedule(
+    peak: float, warmup_steps: int = 0, decay_steps: int = 0
+) -> optax.Schedule:
+  """The learning rate of each update.
+
+  Args:
+    peak: the largest rate.
+    warmup_steps: updates over which the rate rises to it, from a twentieth.
+    decay_steps: updates over which it falls to zero along a cosine, after
+      that; 0 keeps it.
+
+  Returns:
+    i32[] updates done -> f32[].
+
+  Example:
+    >>> float(make_schedule(0.5)(3))
+    0.5
+  """
   rate = (optax.cosine_decay_schedule(peak, decay_steps) if decay_steps
           else optax.constant_schedule(peak))
   if not warmup_steps:

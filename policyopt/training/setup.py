@@ -18,7 +18,7 @@ from policyopt.models.tokenizer import Tokenizer, tokenizer
 from policyopt.rollouts.sampler import SamplerConfig
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
-from policyopt.training.optimizers import make_optimizer
+from policyopt.training.optimizers import make_optimizer, make_schedule
 from policyopt.types import NEEDS, Environment, Method
 
 _POSITIVE = (
@@ -41,6 +41,7 @@ class Setup(NamedTuple):
     sampler: how responses are drawn.
     method: what is optimised.
     optimizer: of reinforcement learning.
+    schedule: of its learning rate.
     warm_optimizer: of the warm start.
     batching: epochs, minibatches, microbatches.
   """
@@ -53,6 +54,7 @@ class Setup(NamedTuple):
   sampler: SamplerConfig
   method: Method
   optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
   warm_optimizer: optax.GradientTransformation
   batching: Batching
 
@@ -88,6 +90,9 @@ def prepare(config, method: Method) -> Setup:
   optimizer = make_optimizer(**config.optimizer)
   if method.optimizer is not None:
     optimizer = method.optimizer(optimizer)
+  rates = config.optimizer
+  schedule = make_schedule(
+      rates.learning_rate, rates.warmup_steps, rates.decay_steps)
   warm_optimizer = make_optimizer(**config.warm_start.optimizer)
   envs = []
   try:
@@ -101,7 +106,7 @@ def prepare(config, method: Method) -> Setup:
       env.close()
     raise
   return Setup(
-      config, words, *envs, model, mesh, sampler, method, optimizer,
+      config, words, *envs, model, mesh, sampler, method, optimizer, schedule,
       warm_optimizer, Batching(**config.batching))
 
 
@@ -190,6 +195,8 @@ def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:
     elif need == 'values' and not model.value_head:
       unmet.add(need)
     elif need == 'turn' and env.step is None:
+      unmet.add(need)
+    elif need == 'answer_id' and not env.answer_ids:
       unmet.add(need)
   if unmet:
     need = sorted(unmet)[0]

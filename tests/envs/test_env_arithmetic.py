@@ -84,6 +84,11 @@ def test_scores_need_the_whole_answer_and_nothing_else():
   scores = env.score(jnp.zeros(len(rows), jnp.int32), responses)
   assert scores.rewards['accuracy'].tolist() == list(cases.values())
   assert not scores.verdict.any()
+  # Rows that say the same up to the stop token give the same answer.
+  same = dict(zip(cases, scores.answer.tolist(), strict=True))
+  assert same[answer + '$'] == same[answer] == same[answer + '$junk'] >= 0
+  assert same['$' + answer] == same[''] == -1
+  assert len(set(same.values())) == 5
   narrow = types.Prompts(tokens[:, :1], np.minimum(responses.length, 1))
   assert not env.score(
       jnp.zeros(len(rows), jnp.int32), narrow).rewards['accuracy'].any()

@@ -139,6 +139,15 @@ def test_exact_knows_only_right_and_wrong():
   assert exact.score([0, 0], rows).rewards['accuracy'].tolist() == [0., 1.]
 
 
+def test_equal_answers_are_known_without_their_text():
+  env = chain_sum()
+  scores = env.score([0, 1, 2, 3, 4], responses('7', ' 7 ', '', '8', '7.'))
+  seven, spaced, nothing, eight, dotted = scores.answer.tolist()
+  assert env.answer_ids and scores.answer.dtype == np.int32
+  assert seven == spaced >= 0 and nothing == -1
+  assert len({seven, nothing, eight, dotted}) == 4
+
+
 def test_worker_processes_score_alike():
   with verifiers.VerifierPool(env_module.SCORER, workers=1) as pool:
     train, test = chain_sum(pool=pool), chain_sum('test', pool=pool)

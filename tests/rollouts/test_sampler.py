@@ -11,6 +11,7 @@ import scipy.stats
 
 from policyopt.models import partitioning, scoring
 from policyopt.ops import bits
+from policyopt.ops.entropy_scale import Heat, heated
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
 
@@ -254,6 +255,34 @@ def test_a_mesh_draws_the_same_tokens(config, params, prompts):
   np.testing.assert_allclose(
       out.policy_log_probs, single.policy_log_probs, atol=1e-5)
   np.testing.assert_array_equal(out.kept, single.kept)
+
+
+def test_heat_sets_the_temperature_by_the_entropy(config, params, prompts):
+  heat = Heat(*map(jnp.float32, (.5, .6, .7, 1.5, 2.)))
+
+  def run_heated(heat):
+    return draw(config, PLAIN, params, prompts, jax.random.key(4), samples=5,
+                row_ids=jnp.arange(20), heat=heat)
+
+  out = run_heated(heat)
+  mask = np.asarray(out.mask)
+  policy = score(config, params, out.tokens, needs=frozenset({'entropy'}))
+  # What is recorded is the entropy before it is used.
+  np.testing.assert_allclose(
+      np.asarray(out.entropy)[mask], np.asarray(policy.entropy)[mask],
+      atol=5e-5)
+  factor = heated(policy.entropy, heat)
+  assert np.asarray(factor)[mask].max() > 1.1
+  assert np.asarray(factor)[mask].min() < .9
+  drawn = score(config, params, out.tokens, temperature=factor[:, :, None])
+  np.testing.assert_allclose(
+      np.asarray(out.log_probs)[mask], np.asarray(drawn.log_probs)[mask],
+      atol=1e-4)
+  # Without strength it is the plain sampler.
+  plain = run(config, PLAIN, params, prompts, 4)
+  cold = run_heated(heat._replace(strength=jnp.float32(0)))
+  np.testing.assert_array_equal(cold.tokens, plain.tokens)
+  np.testing.assert_array_equal(cold.log_probs, plain.log_probs)
 
 
 @pytest.mark.parametrize('name, value', [

@@ -137,7 +137,7 @@ class Trainer:
   """A learner with what it needs: `step` is score, credit and update."""
 
   def __init__(self, name, where=None, optimizer=SGD, batching=Batching(),
-               change=None):
+               change=None, schedule=None):
     self.method = method(name)
     if change:
       self.method = change(self.method)
@@ -148,7 +148,8 @@ class Trainer:
     self.reference = jax.device_put(parameters(1), self.shardings.params)
     self.learner = make_learner(
         MODEL, self.method, optimizer, self.mesh, batching=batching,
-        temperature=TEMPERATURE, state_shardings=self.shardings)
+        temperature=TEMPERATURE, schedule=schedule,
+        state_shardings=self.shardings)
 
   def state(self):
     """A fresh state; always the same."""

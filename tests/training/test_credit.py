@@ -7,6 +7,7 @@ import pytest
 from policyopt import credit, methods
 from policyopt.training.credit import (
   assign_credit,
+  credit_metrics,
   init_credit,
   method_needs,
 )
@@ -90,3 +91,38 @@ def test_a_row_of_no_group_weighs_nothing():
   assigned, _ = assign_credit(method, init_credit(method), rollout)
   assert not np.asarray(assigned.weights[16:]).any()
   assert float(assigned.weights.sum()) == pytest.approx(1)
+
+
+def test_what_is_derived_reaches_the_loss():
+  def derive(advantages, state, rollout):
+    largest = jnp.abs(advantages).max()
+    return {'largest': jnp.full(rollout.group.shape, largest)}, state + 1
+
+  method = factory.method('grpo')._replace(
+      derived=CreditTransform(lambda: jnp.float32(0), derive, {'values'}))
+  assert 'values' in method_needs(method)
+  rollout = factory.rollout()
+  assigned, state = assign_credit(method, init_credit(method), rollout)
+  largest = float(jnp.abs(assigned.advantages).max())
+  assert assigned.rollout.extras['largest'].tolist() == [largest] * 16
+  assert float(state[-1]) == 1
+
+
+def test_every_part_reports_what_it_was_given():
+  def reporting(name):
+    return credit.stateless(
+        lambda x, rollout: 2 * x,
+        metrics=lambda x, state, rollout: {name: (x.sum(), jnp.float32(1))})
+
+  method = methods.reinforce()._replace(
+      rewards=credit.chain(reporting('first'), reporting('second')),
+      advantages=credit.add(reporting('third'), reporting('fourth')))
+  rollout, state = factory.rollout(), init_credit(method)
+  reported = credit_metrics(method, state, rollout)
+  total = float(sum(x.sum() for x in rollout.rewards.values()))
+  assert {name: float(x / n) for name, (x, n) in reported.items()} == (
+      pytest.approx(dict(first=total, second=2 * total, third=4 * total,
+                         fourth=4 * total), rel=1e-5))
+  twice = method._replace(weights=reporting('first'))
+  with pytest.raises(ValueError, match="two parts .* report 'first'"):
+    credit_metrics(twice, state, rollout)

@@ -119,7 +119,7 @@ def test_a_need_that_the_task_does_not_meet():
 def test_a_need_that_nobody_knows():
   assert_refused(
       make_config(), "the method needs 'moonlight', which this run does not "
-      'supply. It comes from: nothing; known are entropy, ', {'moonlight'})
+      'supply. It comes from: nothing; known are answer_id, ', {'moonlight'})
 
 
 def test_a_task_without_answers_is_not_warm_started(monkeypatch):
