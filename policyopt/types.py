@@ -194,6 +194,20 @@ def no_metrics(x: Array, state: State, rollout: Rollout) -> Metrics:
   return {}
 
 
+def total_reward(rollout: Rollout) -> Array:
+  """The sum of all reward channels, each where it was earned.
+
+  Args:
+    rollout: with any number of channels; none is a reward of zero.
+
+  Returns:
+    f32[B, T], or [B, T] in the channels' own dtype.
+  """
+  zero = jax.numpy.zeros(rollout.mask.shape, jax.numpy.float32)
+  # In the order of the names, so that rounding does not depend on insertion.
+  return sum((rollout.rewards[name] for name in sorted(rollout.rewards)), zero)
+
+
 class CreditTransform(NamedTuple):
   """A step of the path from rewards to advantages, or from mask to weights.
 

@@ -1,11 +1,17 @@
 """Credit transforms: from rewards to advantages, from masks to weights."""
 
+from policyopt.credit.adaptive import (
+    AdaptiveKLState,
+    adaptive_kl_in_reward,
+    kl_price,
+)
 from policyopt.credit.advantages import (
     gae,
     group_standardize,
     leave_one_out,
     reward_to_go,
     sequence_return,
+    spread_rows,
     subtract_batch_mean,
     taking_part,
     whiten,
@@ -21,12 +27,40 @@ from policyopt.credit.base import (
     union_of_needs,
     where,
 )
+from policyopt.credit.baselines import (
+    best_margin,
+    centre_and_rescale,
+    divide_by_mean,
+    leave_one_out_standardize,
+    standardize_channels,
+    subtract_greedy_reward,
+    subtract_length_weighted_mean,
+)
+from policyopt.credit.entropy_coef import EntropyCoefState, adapt_entropy_coef
+from policyopt.credit.off_policy import (
+    corrected,
+    importance_weights,
+    mask_off_policy_sequences,
+    reject_tokens,
+    watch_mismatch,
+)
+from policyopt.credit.preferences import (
+    chosen_length,
+    mark_desirable,
+    mark_pairs,
+    sampled_divergence,
+    weigh_judged,
+    weigh_pairs,
+)
 from policyopt.credit.rewards import (
+    environment_rewards,
     kl_in_reward,
     last_chosen,
     overlong_penalty,
     row_rewards,
+    row_success,
 )
+from policyopt.credit.token_baselines import subtract_token_baseline
 from policyopt.credit.weights import (
     aggregate,
     constant_length,
@@ -39,33 +73,60 @@ from policyopt.credit.weights import (
 )
 
 __all__ = [
+    'AdaptiveKLState',
+    'EntropyCoefState',
     'ScheduledState',
+    'adapt_entropy_coef',
+    'adaptive_kl_in_reward',
     'add',
     'aggregate',
+    'best_margin',
+    'centre_and_rescale',
     'chain',
+    'chosen_length',
     'constant_length',
+    'corrected',
+    'divide_by_mean',
     'drop_flat_groups',
     'drop_truncated',
+    'environment_rewards',
     'from_channel',
     'gae',
     'group_standardize',
     'identity',
+    'importance_weights',
     'kl_in_reward',
+    'kl_price',
     'last_chosen',
     'leave_one_out',
+    'leave_one_out_standardize',
+    'mark_desirable',
+    'mark_pairs',
+    'mask_off_policy_sequences',
     'overlong_penalty',
     'prompt_mean',
+    'reject_tokens',
     'reward_to_go',
     'row_rewards',
+    'row_success',
+    'sampled_divergence',
     'scheduled',
     'sequence_mean',
     'sequence_return',
     'sequence_sum',
+    'spread_rows',
+    'standardize_channels',
     'stateless',
     'subtract_batch_mean',
+    'subtract_greedy_reward',
+    'subtract_length_weighted_mean',
+    'subtract_token_baseline',
     'taking_part',
     'token_mean',
     'union_of_needs',
+    'watch_mismatch',
+    'weigh_judged',
+    'weigh_pairs',
     'where',
     'whiten',
 ]

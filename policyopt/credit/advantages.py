@@ -26,7 +26,16 @@ def taking_part(rollout: Rollout) -> Array:
   return rollout.mask & (rollout.group >= 0)[:, None]
 
 
-def _spread(per_row: Array, rollout: Rollout) -> Array:
+def spread_rows(per_row: Array, rollout: Rollout) -> Array:
+  """The number of a row on each of its chosen tokens, 0 elsewhere.
+
+  Args:
+    per_row: f32[B].
+    rollout: the rollout.
+
+  Returns:
+    f32[B, T].
+  """
   mask = taking_part(rollout)
   return masking.fill(jnp.broadcast_to(per_row[:, None], mask.shape), mask)
 
@@ -38,20 +47,27 @@ def sequence_return() -> CreditTransform:
     A CreditTransform for advantages.
   """
   return base.stateless(
-      lambda x, rollout: _spread(row_rewards(x, rollout), rollout))
+      lambda x, rollout: spread_rows(row_rewards(x, rollout), rollout))
 
 
-def reward_to_go(gamma: float = 1.) -> CreditTransform:
-  """Aₜ = rₜ + γ Aₜ₊₁ over the chosen tokens; observations cost no discount.
+def reward_to_go(
+    gamma: float = 1., *, observations: str = 'bridge') -> CreditTransform:
+  """Aₜ = rₜ + γ Aₜ₊₁ over the chosen tokens.
 
   Args:
     gamma: discount per chosen token.
+    observations: what tokens that were not chosen do to the return that runs
+      through them: 'bridge', 'decay' or 'cut' (see `ops.discounted_returns`).
 
   Returns:
     A CreditTransform for advantages.
+
+  Raises:
+    ValueError: an unknown `observations`.
   """
+  returns.check_observations(observations)
   return base.stateless(lambda x, rollout: returns.discounted_returns(
-      x, taking_part(rollout), gamma=gamma))
+      x, taking_part(rollout), gamma=gamma, observations=observations))
 
 
 def group_standardize(
@@ -84,7 +100,7 @@ def group_standardize(
     advantages = normalizers.group_standardize(
         row_rewards(x, rollout), rollout.group, std=std, eps=eps,
         singleton=singleton, where=None if where is None else where(rollout))
-    return _spread(advantages, rollout)
+    return spread_rows(advantages, rollout)
 
   return base.stateless(standardize)
 
@@ -115,7 +131,7 @@ def leave_one_out(
     advantages = normalizers.leave_one_out(
         row_rewards(x, rollout), rollout.group, singleton=singleton,
         where=None if where is None else where(rollout))
-    return _spread(advantages, rollout)
+    return spread_rows(advantages, rollout)
 
   return base.stateless(subtract)
 
@@ -147,25 +163,37 @@ def whiten(*, ddof: int = 1, eps: float = 1e-8) -> CreditTransform:
       x, taking_part(rollout), ddof=ddof, eps=eps))
 
 
-def gae(*, gamma: float = 1., lam: float = 0.95) -> CreditTransform:
-  """Generalised advantage estimation that bridges observation tokens.
+def gae(
+    *,
+    gamma: float = 1.,
+    lam: float = 0.95,
+    observations: str = 'bridge',
+) -> CreditTransform:
+  """Generalised advantage estimation; observation tokens are bridged.
 
   Args:
     gamma: discount per chosen token.
     lam: λ; 1 gives the return to go minus the value.
+    observations: what tokens that were not chosen do to what runs through
+      them: 'bridge', 'decay' or 'cut' (see `ops.generalized_advantages`).
 
   Returns:
     A CreditTransform for advantages; needs 'values'.
+
+  Raises:
+    ValueError: an unknown `observations`.
 
   Source: "High-Dimensional Continuous Control Using Generalized Advantage
     Estimation", Schulman, Moritz, Levine, Jordan, Abbeel, 2015,
     arXiv:1506.02438.
   """
+  returns.check_observations(observations)
+
   def estimate(x, rollout):
     values = read_extra(rollout, 'values', 'gae')
     mask = taking_part(rollout)
     advantages = returns.generalized_advantages(
-        x, values, mask, gamma=gamma, lam=lam)
+        x, values, mask, gamma=gamma, lam=lam, observations=observations)
     return masking.fill(advantages, mask)
 
   return base.stateless(estimate, {'values'})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from policyopt.credit import base
@@ -91,6 +93,29 @@ def kl_in_reward(
   Source: "Fine-Tuning Language Models from Human Preferences", Ziegler et al.,
     2019, arXiv:1909.08593.
   """
+  needs = check_kl(estimator, policy)
+  return base.stateless(
+      lambda x, rollout: x - beta * reference_kl(
+          rollout, estimator, policy, reader='kl_in_reward'), needs)
+
+
+def check_kl(estimator: str, policy: str) -> frozenset[str]:
+  """What `reference_kl` needs, once its arguments are known to be right.
+
+  Args:
+    estimator: one of `ops.divergences.ESTIMATORS`.
+    policy: 'log_probs' or 'old_log_probs'.
+
+  Returns:
+    Names of `Rollout.extras`.
+
+  Raises:
+    ValueError: an unknown `policy` or `estimator`.
+
+  Example:
+    >>> check_kl('k1', 'log_probs')
+    frozenset({'ref_log_probs'})
+  """
   if policy not in ('log_probs', 'old_log_probs'):
     raise ValueError(
         f"policy is {policy!r}; it must be 'log_probs' or 'old_log_probs'")
@@ -98,19 +123,32 @@ def kl_in_reward(
     raise ValueError(
         f'estimator is {estimator!r}; it must be one of '
         f'{divergences.ESTIMATORS}')
-  needs = {'ref_log_probs'} | ({policy} - {'log_probs'})
+  return frozenset({'ref_log_probs', policy} - {'log_probs'})
 
-  def charge(x, rollout):
-    ref = read_extra(rollout, 'ref_log_probs', 'kl_in_reward')
-    log_probs = rollout.log_probs
-    if policy != 'log_probs':
-      log_probs = read_extra(rollout, policy, 'kl_in_reward')
-    kl = divergences.kl_estimate(
-        masking.fill(log_probs, rollout.mask),
-        masking.fill(ref, rollout.mask), value=estimator)
-    return x - beta * kl
 
-  return base.stateless(charge, needs)
+def reference_kl(
+    rollout: Rollout, estimator: str, policy: str, *, reader: str) -> Array:
+  """The distance of the tokens that were drawn from the reference.
+
+  Args:
+    rollout: with 'ref_log_probs'.
+    estimator: 'k1', 'k2', 'k3' or 'abs' (see `ops.kl_estimate`).
+    policy: whose tokens they are, 'log_probs' or 'old_log_probs'.
+    reader: who asks, for the error.
+
+  Returns:
+    f32[B, T], 0 outside the mask.
+
+  Raises:
+    ValueError: the rollout lacks one of them.
+  """
+  ref = read_extra(rollout, 'ref_log_probs', reader)
+  log_probs = rollout.log_probs
+  if policy != 'log_probs':
+    log_probs = read_extra(rollout, policy, reader)
+  return divergences.kl_estimate(
+      masking.fill(log_probs, rollout.mask),
+      masking.fill(ref, rollout.mask), value=estimator)
 
 
 def row_rewards(x: Array, rollout: Rollout) -> Array:
@@ -125,3 +163,57 @@ def row_rewards(x: Array, rollout: Rollout) -> Array:
   """
   total = jnp.sum(masking.as_float(x), axis=1)
   return jnp.where(rollout.group >= 0, total, 0)
+
+
+def environment_rewards(
+    rollout: Rollout,
+    channels: Sequence[str] | None = None,
+    *,
+    reader: str = 'environment_rewards',
+) -> dict[str, Array]:
+  """What each row earned in each channel, as the environment gave it.
+
+  Args:
+    rollout: the rollout; rows of no group earn 0.
+    channels: keys of `Rollout.rewards`, in the order that is wanted; all of
+      them in alphabetical order when None.
+    reader: who asks, for the error.
+
+  Returns:
+    channel -> f32[B].
+
+  Raises:
+    ValueError: an unknown channel, or none at all.
+  """
+  names = sorted(rollout.rewards) if channels is None else list(channels)
+  unknown = [name for name in names if name not in rollout.rewards]
+  if unknown or not names:
+    raise ValueError(
+        f'{reader}: there are no reward channels {unknown}; this environment '
+        f'gives {sorted(rollout.rewards)}')
+  return {name: row_rewards(rollout.rewards[name], rollout) for name in names}
+
+
+def row_success(
+    rollout: Rollout,
+    channel: str | None = None,
+    *,
+    reader: str = 'row_success',
+) -> Array:
+  """How well a row did by the environment's own judgement.
+
+  Unlike the reward that is credited it knows of no penalty that a method adds.
+
+  Args:
+    rollout: the rollout.
+    channel: the channel that judges; the sum of all when None.
+    reader: who asks, for the error.
+
+  Returns:
+    f32[B]; 0 for rows of no group.
+
+  Raises:
+    ValueError: an unknown channel.
+  """
+  names = None if channel is None else (channel,)
+  return sum(environment_rewards(rollout, names, reader=reader).values())

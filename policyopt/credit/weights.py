@@ -14,8 +14,13 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.advantages import taking_part
 from policyopt.names import check_name
-from policyopt.ops import aggregation, masking, normalizers
-from policyopt.types import Array, CreditTransform, read_extra
+from policyopt.ops import aggregation, normalizers, segments
+from policyopt.types import (
+    Array,
+    CreditTransform,
+    read_extra,
+    total_reward,
+)
 
 
 def _aggregator(reduce: Callable[..., Array], count: str) -> CreditTransform:
@@ -119,35 +124,42 @@ _AGGREGATORS = {
 }
 
 
-def aggregate(name: str, *, length: int | None = None) -> CreditTransform:
+def aggregate(
+    name: str, *, length: int | None = None, count: str = 'kept'
+) -> CreditTransform:
   """The aggregator of that name, for recipes and configs.
 
   Args:
     name: 'token_mean', 'sequence_mean', 'sequence_sum', 'constant_length' or
       'prompt_mean'.
     length: tokens, for 'constant_length' only.
+    count: 'kept' or 'mask', the tokens that the mean runs over.
 
   Returns:
     A CreditTransform for weights.
 
   Raises:
-    ValueError: an unknown name, or 'constant_length' without a length.
+    ValueError: an unknown name or `count`, or 'constant_length' without a
+      length.
   """
   check_name('aggregation', name, _AGGREGATORS)
   if name != 'constant_length':
-    return _AGGREGATORS[name]()
+    return _AGGREGATORS[name](count=count)
   if length is None:
     raise ValueError("aggregation 'constant_length' needs a length in tokens")
-  return constant_length(length)
+  return constant_length(length, count=count)
 
 
-def drop_flat_groups(*, tolerance: float = 0.) -> CreditTransform:
+def drop_flat_groups(
+    *, tolerance: float = 0., at: float | None = None) -> CreditTransform:
   """Weight 0 for groups whose rows all earned the same.
 
   What counts is the sum of the reward channels as the environment gave them.
 
   Args:
     tolerance: largest difference that still counts as the same.
+    at: drops only the groups whose rows all earned this much, such as those
+      that are all correct; None: whatever they earned.
 
   Returns:
     A CreditTransform for weights.
@@ -156,11 +168,13 @@ def drop_flat_groups(*, tolerance: float = 0.) -> CreditTransform:
     Yu et al., 2025, arXiv:2503.14476 (dynamic sampling).
   """
   def drop(x, rollout):
-    rewards = jnp.zeros(rollout.group.shape, x.dtype)
-    for channel in rollout.rewards.values():
-      rewards = rewards + jnp.sum(masking.as_float(channel), axis=1)
+    rewards = jnp.sum(total_reward(rollout), axis=1)
     flat = normalizers.flat_groups(
         rewards, rollout.group, tolerance=tolerance)
+    if at is not None:
+      away = (jnp.abs(rewards - at) > tolerance).astype(jnp.int32)
+      away = segments.segment_sum(away, rollout.group)
+      flat &= segments.gather(away, rollout.group) == 0
     return jnp.where(flat[:, None], 0, x)
 
   return base.stateless(drop)

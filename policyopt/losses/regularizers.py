@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from policyopt.losses import base
-from policyopt.ops import divergences, masking
+from policyopt.ops import divergences, masking, ratios
 from policyopt.types import Loss, read_extra
 
 
@@ -12,32 +14,51 @@ def kl_penalty(
     *,
     value: str = 'k3',
     gradient: str | None = None,
-    k3_input_limit: float | None = 20.,
-    k3_output_limit: float | None = None,
+    ratio_weighted: bool = False,
+    old: str = 'log_probs',
+    log_ratio_limit: ratios.Limit = 20.,
+    k3_input_limit: ratios.Limit = 20.,
+    k3_output_limit: ratios.Limit = None,
+    input_limit: ratios.Limit = None,
+    output_limit: ratios.Limit = None,
 ) -> Loss:
   """Σ wₜ·β·KLₜ(π ‖ π_ref); needs 'ref_log_probs'.
 
+  The gradient that pulls π towards the reference by KL(π ‖ π_ref) is that of
+  k2, or of ρ·k3 (`ratio_weighted`); k3 alone descends KL(π_ref ‖ π), and k1
+  alone does nothing but add noise (see `ops.kl_estimate`).
+
   Args:
     beta: β.
-    value: the estimator, see `ops.kl_estimate`.
+    value: the estimator: 'k1', 'k2', 'k3' or 'abs'.
     gradient: the estimator to differentiate; as `value` when None.
+    ratio_weighted: multiply by ρ = π / π_old and differentiate it too.
+    old: π_old, who sampled: 'log_probs', the sampler's, or 'old_log_probs',
+      the learner's before its update.
+    log_ratio_limit: log ρ is clamped to ±limit.
     k3_input_limit: the log-ratio is clamped to ±limit inside k3.
     k3_output_limit: k3 is clamped to ±limit.
+    input_limit: the log-ratio is clamped to ±limit for every estimator.
+    output_limit: every estimate is clamped to ±limit.
 
   Returns:
-    A Loss. Metrics: 'loss/kl' and 'kl/reference' (without β).
+    A Loss. Metrics: 'loss/kl' and 'kl/reference' (without β and ρ).
 
   Raises:
-    ValueError: an unknown estimator.
+    ValueError: an unknown estimator or `old`.
 
   Source: "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open
-    Language Models", Shao et al., 2024, arXiv:2402.03300.
+    Language Models", Shao et al., 2024, arXiv:2402.03300; ρ: "DeepSeek-V3.2:
+    Pushing the Frontier of Open Large Language Models", DeepSeek-AI, 2025,
+    arXiv:2512.02556.
   """
-  for argument, name in (('value', value), ('gradient', gradient or value)):
-    if name not in divergences.ESTIMATORS:
-      raise ValueError(
-          f'{argument} is {name!r}; it must be one of '
-          f'{divergences.ESTIMATORS}')
+  divergences.check_estimators(value=value, gradient=gradient or value)
+  if old not in ('log_probs', 'old_log_probs'):
+    raise ValueError(
+        f"old is {old!r}; it must be 'log_probs' or 'old_log_probs'")
+  needs = {'ref_log_probs'}
+  if ratio_weighted:
+    needs |= {old} - {'log_probs'}
 
   def apply(policy, advantages, weights, rollout):
     del advantages
@@ -46,22 +67,31 @@ def kl_penalty(
     kl = divergences.kl_estimate(
         masking.fill(policy.log_probs, mask), masking.fill(ref, mask),
         value=value, gradient=gradient, k3_input_limit=k3_input_limit,
-        k3_output_limit=k3_output_limit)
-    loss = beta * base.weighted_sum(kl, weights, mask)
+        k3_output_limit=k3_output_limit, input_limit=input_limit,
+        output_limit=output_limit)
+    per_token = kl
+    if ratio_weighted:
+      sampled = rollout.log_probs
+      if old != 'log_probs':
+        sampled = read_extra(rollout, old, 'kl_penalty')
+      per_token = kl * jnp.exp(ratios.log_ratio(
+          policy.log_probs, sampled, mask, limit=log_ratio_limit))
+    loss = beta * base.weighted_sum(per_token, weights, mask)
     metrics = {
         'loss/kl': base.loss_metric(loss, weights),
         'kl/reference': base.mean_metric(kl, mask & (weights != 0)),
     }
     return loss, metrics
 
-  return Loss(apply, frozenset({'ref_log_probs'}))
+  return Loss(apply, frozenset(needs))
 
 
-def entropy_bonus(coef: float) -> Loss:
+def entropy_bonus(coef: float | None) -> Loss:
   """Σ −wₜ·coef·Hₜ, H the entropy of the token's distribution in nats.
 
   Args:
-    coef: weight of the bonus; negative makes it a penalty.
+    coef: weight of the bonus; negative makes it a penalty. None: the number
+      of each row that `credit.adapt_entropy_coef` derives.
 
   Returns:
     A Loss; needs 'entropy' of the policy. Metrics: 'loss/entropy', 'entropy'.
@@ -73,7 +103,15 @@ def entropy_bonus(coef: float) -> Loss:
     del advantages
     mask = rollout.mask
     entropy = base.read_policy(policy, 'entropy', 'entropy_bonus')
-    loss = -coef * base.weighted_sum(entropy, weights, mask)
+    factor = coef
+    if coef is None:
+      if 'entropy_coef' not in rollout.extras:
+        raise ValueError(
+            "entropy_bonus(None) needs rollout.extras['entropy_coef'], which "
+            'is missing; it is supplied by a Method whose `derived` is '
+            'credit.adapt_entropy_coef(...)')
+      factor = rollout.extras['entropy_coef'][:, None]
+    loss = -base.weighted_sum(factor * entropy, weights, mask)
     metrics = {
         'loss/entropy': base.loss_metric(loss, weights),
         'entropy': base.mean_metric(entropy, mask & (weights != 0)),

@@ -1,5 +1,6 @@
 """Pure kernels: arrays in, arrays out; nothing but jax beneath them."""
 
+from policyopt.ops.across import sum_across
 from policyopt.ops.aggregation import (
     constant_length,
     prompt_mean,
@@ -7,8 +8,84 @@ from policyopt.ops.aggregation import (
     sequence_sum,
     token_mean,
 )
+from policyopt.ops.baselines import (
+    divide_by_mean,
+    length_weighted_centre,
+    live_scale,
+    standardize_channels,
+    standardize_rows,
+)
+from policyopt.ops.beta import (
+    BetaFit,
+    beta_normalize,
+    beta_weights,
+    check_beta,
+    fit_beta,
+)
 from policyopt.ops.bits import num_words, pack_kept, unpack_kept
-from policyopt.ops.divergences import kl_estimate
+from policyopt.ops.channels import spread_weighted, spread_weights
+from policyopt.ops.confidence import (
+    confidence_shift,
+    error_multiplier,
+    prompt_tokens,
+    tail_confidence,
+)
+from policyopt.ops.consistency import (
+    BLENDS,
+    blend_weight,
+    consistency_coefficient,
+    consistency_entropy,
+    prompt_standardize,
+)
+from policyopt.ops.controllers import adapt_coefficient
+from policyopt.ops.covariance import (
+    first_tokens,
+    fraction_of_tokens,
+    token_covariance,
+    token_words,
+)
+from policyopt.ops.curvature import (
+    HeadMoments,
+    candidate_scores,
+    empty_moments,
+    logit_change,
+    predicted_change,
+    update_moments,
+    within_limits,
+)
+from policyopt.ops.difficulty import (
+    competence,
+    difficulty_weights,
+    longer_when_correct,
+    success_rates,
+)
+from policyopt.ops.divergences import KL_LIMITS, kl_estimate
+from policyopt.ops.entropy import entropy_from_logits
+from policyopt.ops.entropy_scale import (
+    EntropyScale,
+    Heat,
+    adaptive_clip,
+    entropy_score,
+    fit_entropy_scale,
+    heated,
+    redistribute,
+)
+from policyopt.ops.halves import conditional_advantages, half_means, upper_half
+from policyopt.ops.hidden_rank import (
+    RankDynamics,
+    check_windows,
+    chosen_first,
+    effective_rank,
+    prefix_ranks,
+    rank_dynamics,
+    rank_growth,
+    rank_steps,
+)
+from policyopt.ops.margins import (
+    bradley_terry_losses,
+    hinge,
+    smooth_logistic,
+)
 from policyopt.ops.masking import (
     as_float,
     fill,
@@ -18,10 +95,60 @@ from policyopt.ops.masking import (
     masked_whiten,
     safe_divide,
 )
+from policyopt.ops.mismatch import (
+    mismatch_statistic,
+    off_policy_metrics,
+    rejection_mask,
+)
 from policyopt.ops.normalizers import (
+    check_rules,
     flat_groups,
     group_standardize,
     leave_one_out,
+)
+from policyopt.ops.objectives import (
+    gamma_weight,
+    one_sided_clip,
+    quadratic_objective,
+    soft_gate,
+    tapered_weight,
+    weighted_likelihood,
+)
+from policyopt.ops.off_policy import (
+    effective_sample_size,
+    importance_ratios,
+    importance_weights,
+    normalize_weights,
+    off_policy_sequence_mask,
+)
+from policyopt.ops.ordering import (
+    fraction_count,
+    lowest_mean,
+    rank_in_group,
+    top_fraction,
+)
+from policyopt.ops.others import (
+    best_margin,
+    leave_one_out_standardize,
+    others_std,
+    top_two,
+)
+from policyopt.ops.pairs import best_and_worst, split_pairs
+from policyopt.ops.preferences import (
+    DIVERGENCES,
+    DPO_KINDS,
+    check_dpo,
+    divergence_score,
+    dpo_pair_losses,
+)
+from policyopt.ops.rank_bonus import (
+    RankBaseline,
+    bounded_bonus,
+    check_controller,
+    current_mean,
+    empty_baseline,
+    next_baseline,
+    rank_signal,
 )
 from policyopt.ops.ratios import (
     clamp,
@@ -29,6 +156,17 @@ from policyopt.ops.ratios import (
     clipped_objective,
     log_ratio,
     sequence_log_ratio,
+    sequence_log_weight,
+)
+from policyopt.ops.reference_free import (
+    CPO_KINDS,
+    KTO_KINDS,
+    check_cpo,
+    cpo_pair_losses,
+    kto_row_losses,
+    log_odds,
+    odds_ratio_losses,
+    shaped_reward,
 )
 from policyopt.ops.returns import discounted_returns, generalized_advantages
 from policyopt.ops.segments import (
@@ -36,12 +174,14 @@ from policyopt.ops.segments import (
     compact_ids,
     gather,
     segment_count,
+    segment_level,
     segment_max,
     segment_mean,
     segment_min,
     segment_std,
     segment_sum,
 )
+from policyopt.ops.selection import extreme_variances, max_variance_rows
 from policyopt.ops.statistics import (
     Interval,
     bootstrap_interval,
@@ -50,47 +190,186 @@ from policyopt.ops.statistics import (
     paired_gain_interval,
     pass_at_k,
 )
+from policyopt.ops.token_baselines import (
+    gradient_energy,
+    optimal_token_baseline,
+    token_positions,
+)
+from policyopt.ops.token_groups import token_group_standardize
+from policyopt.ops.trajectories import VTrace, lambda_returns, vtrace
+from policyopt.ops.trust_region import (
+    binary_kl,
+    categorical_kl,
+    divergence_mask,
+    second_moment_mask,
+    vmpo_weights,
+)
+from policyopt.ops.virtual import check_virtual, virtual_standardize
 
 __all__ = [
+    'BLENDS',
+    'BetaFit',
+    'CPO_KINDS',
+    'DIVERGENCES',
+    'DPO_KINDS',
+    'EntropyScale',
+    'HeadMoments',
+    'Heat',
     'Interval',
+    'KL_LIMITS',
+    'KTO_KINDS',
+    'RankBaseline',
+    'RankDynamics',
+    'VTrace',
+    'adapt_coefficient',
+    'adaptive_clip',
     'as_float',
+    'best_and_worst',
+    'best_margin',
+    'beta_normalize',
+    'beta_weights',
+    'binary_kl',
+    'blend_weight',
     'bootstrap_interval',
+    'bounded_bonus',
+    'bradley_terry_losses',
+    'candidate_scores',
+    'categorical_kl',
     'centre',
+    'check_beta',
+    'check_controller',
+    'check_cpo',
+    'check_dpo',
+    'check_rules',
+    'check_virtual',
+    'check_windows',
+    'chosen_first',
     'clamp',
     'clipped_away',
     'clipped_objective',
     'compact_ids',
+    'competence',
+    'conditional_advantages',
+    'confidence_shift',
+    'consistency_coefficient',
+    'consistency_entropy',
     'constant_length',
+    'cpo_pair_losses',
+    'current_mean',
+    'difficulty_weights',
     'discounted_returns',
+    'divergence_mask',
+    'divergence_score',
+    'divide_by_mean',
+    'dpo_pair_losses',
+    'effective_rank',
+    'effective_sample_size',
+    'empty_baseline',
+    'empty_moments',
+    'entropy_from_logits',
+    'entropy_score',
+    'error_multiplier',
+    'extreme_variances',
     'fill',
+    'first_tokens',
+    'fit_beta',
+    'fit_entropy_scale',
     'flat_groups',
+    'fraction_count',
+    'fraction_of_tokens',
+    'gamma_weight',
     'gather',
     'generalized_advantages',
+    'gradient_energy',
     'group_standardize',
+    'half_means',
+    'heated',
+    'hinge',
+    'importance_ratios',
+    'importance_weights',
     'kl_estimate',
+    'kto_row_losses',
+    'lambda_returns',
     'leave_one_out',
+    'leave_one_out_standardize',
+    'length_weighted_centre',
+    'live_scale',
+    'log_odds',
     'log_ratio',
+    'logit_change',
+    'longer_when_correct',
+    'lowest_mean',
     'maj_at_k',
     'masked_mean',
     'masked_sum',
     'masked_variance',
     'masked_whiten',
+    'max_variance_rows',
     'mean_interval',
+    'mismatch_statistic',
+    'next_baseline',
+    'normalize_weights',
     'num_words',
+    'odds_ratio_losses',
+    'off_policy_metrics',
+    'off_policy_sequence_mask',
+    'one_sided_clip',
+    'optimal_token_baseline',
+    'others_std',
     'pack_kept',
     'paired_gain_interval',
     'pass_at_k',
+    'predicted_change',
+    'prefix_ranks',
     'prompt_mean',
+    'prompt_standardize',
+    'prompt_tokens',
+    'quadratic_objective',
+    'rank_dynamics',
+    'rank_growth',
+    'rank_in_group',
+    'rank_signal',
+    'rank_steps',
+    'redistribute',
+    'rejection_mask',
     'safe_divide',
+    'second_moment_mask',
     'segment_count',
+    'segment_level',
     'segment_max',
     'segment_mean',
     'segment_min',
     'segment_std',
     'segment_sum',
     'sequence_log_ratio',
+    'sequence_log_weight',
     'sequence_mean',
     'sequence_sum',
+    'shaped_reward',
+    'smooth_logistic',
+    'soft_gate',
+    'split_pairs',
+    'spread_weighted',
+    'spread_weights',
+    'standardize_channels',
+    'standardize_rows',
+    'success_rates',
+    'sum_across',
+    'tail_confidence',
+    'tapered_weight',
+    'token_covariance',
+    'token_group_standardize',
     'token_mean',
+    'token_positions',
+    'token_words',
+    'top_fraction',
+    'top_two',
     'unpack_kept',
+    'update_moments',
+    'upper_half',
+    'virtual_standardize',
+    'vmpo_weights',
+    'vtrace',
+    'weighted_likelihood',
+    'within_limits',
 ]

@@ -2,7 +2,12 @@
 
 Each function takes weights f32[B, T] and the tokens that count, bool[B, T], and
 divides the weights so that Σ weight·loss is that mean over the WHOLE batch.
-Rows without a counted token enter no mean; an empty batch gives weights 0.
+Rows without a counted token enter no mean, unless `empty_rows` says 'count'; an
+empty batch gives weights 0.
+
+Where several sequences are packed into a row, `packed` i32[B, T] tells them
+apart: ids in [0, T) that mean something within their row only, and any other
+id for what belongs to no sequence and gets weight 0. "Rows" are then sequences.
 """
 
 from __future__ import annotations
@@ -16,6 +21,9 @@ from policyopt.ops import masking, segments
 Array = jax.Array
 
 
+EMPTY_ROWS = ('skip', 'count')
+
+
 def _enter(weights: Array, mask: Array) -> tuple[Array, Array, Array]:
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape((weights, mask))
@@ -24,10 +32,38 @@ def _enter(weights: Array, mask: Array) -> tuple[Array, Array, Array]:
   return weights, counted, jnp.sum(counted, axis=1)
 
 
-def _rows(per_row: Array, rows: float | None) -> Array | float:
-  if rows is not None:
-    return rows
-  return jnp.maximum(jnp.sum((per_row > 0).astype(per_row.dtype)), 1)
+def _sequences(
+    weights: Array,
+    mask: Array,
+    packed: Array | None,
+    rows: float | None,
+    empty_rows: str,
+) -> tuple[Array, Array, Array | float]:
+  """(weights, counted tokens of each token's own sequence, sequences)."""
+  if empty_rows not in EMPTY_ROWS:
+    raise ValueError(
+        f'empty_rows is {empty_rows!r}; it must be one of {EMPTY_ROWS}')
+  if packed is None:
+    weights, _, per_row = _enter(weights, mask)
+    own = jnp.broadcast_to(per_row[:, None], mask.shape)
+  else:
+    if empty_rows == 'count':
+      raise ValueError(
+          "empty_rows is 'count' and packed is given; a sequence without a "
+          'token cannot be seen in a packed row')
+    chex.assert_equal_shape((mask, packed))
+    inside = (packed >= 0) & (packed < mask.shape[1])
+    mask = (jnp.asarray(mask) != 0) & inside
+    weights, counted, _ = _enter(weights, mask)
+    # One bin for each token there could be: no bound on segments is needed.
+    first = jnp.arange(mask.shape[0])[:, None] * mask.shape[1]
+    ids = jnp.where(inside, packed + first, -1)
+    per_row = segments.segment_sum(counted.reshape(-1), ids.reshape(-1))
+    own = segments.gather(per_row, ids)
+  if rows is None:
+    rows = jnp.sum((per_row > 0).astype(weights.dtype))
+    rows = jnp.maximum(mask.shape[0] if empty_rows == 'count' else rows, 1)
+  return weights, own, rows
 
 
 def token_mean(
@@ -56,24 +92,35 @@ def token_mean(
 
 
 def sequence_sum(
-    weights: Array, mask: Array, *, rows: float | None = None) -> Array:
+    weights: Array,
+    mask: Array,
+    *,
+    rows: float | None = None,
+    empty_rows: str = 'skip',
+    packed: Array | None = None,
+) -> Array:
   """w / R: the mean over rows of their sums; R rows have a counted token.
 
   Args:
     weights: f32[B, T].
     mask: bool[B, T], tokens that count.
     rows: R, when it is known from elsewhere.
+    empty_rows: 'skip', or 'count' for R = B.
+    packed: i32[B, T], the sequences packed in a row.
 
   Returns:
     f32[B, T].
+
+  Raises:
+    ValueError: an unknown `empty_rows`, or 'count' of packed sequences.
 
   Example:
     >>> mask = jnp.array([[True, True], [True, False], [False, False]])
     >>> sequence_sum(mask, mask).tolist()
     [[0.5, 0.5], [0.5, 0.0], [0.0, 0.0]]
   """
-  weights, _, per_row = _enter(weights, mask)
-  return weights / _rows(per_row, rows)
+  weights, _, rows = _sequences(weights, mask, packed, rows, empty_rows)
+  return weights / rows
 
 
 def sequence_mean(
@@ -82,6 +129,8 @@ def sequence_mean(
     *,
     rows: float | None = None,
     count_eps: float = 0.,
+    empty_rows: str = 'skip',
+    packed: Array | None = None,
 ) -> Array:
   """w / (R·n) with n the row's counted tokens: the mean of the rows' means.
 
@@ -90,9 +139,14 @@ def sequence_mean(
     mask: bool[B, T], tokens that count.
     rows: R, when it is known from elsewhere.
     count_eps: added to n.
+    empty_rows: 'skip', or 'count' for R = B, as TRL has it.
+    packed: i32[B, T], the sequences packed in a row.
 
   Returns:
     f32[B, T].
+
+  Raises:
+    ValueError: an unknown `empty_rows`, or 'count' of packed sequences.
 
   Source: "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open
     Language Models", Shao et al., 2024, arXiv:2402.03300.
@@ -101,10 +155,12 @@ def sequence_mean(
     >>> mask = jnp.array([[True, True], [True, False]])
     >>> sequence_mean(mask, mask).tolist()
     [[0.25, 0.25], [0.5, 0.0]]
+    >>> mask = jnp.ones((1, 3), bool)
+    >>> sequence_mean(mask, mask, packed=jnp.array([[0, 0, 1]])).tolist()
+    [[0.25, 0.25, 0.5]]
   """
-  weights, _, per_row = _enter(weights, mask)
-  length = jnp.where(per_row > 0, per_row + count_eps, 1)
-  return weights / length[:, None] / _rows(per_row, rows)
+  weights, own, rows = _sequences(weights, mask, packed, rows, empty_rows)
+  return weights / jnp.where(own > 0, own + count_eps, 1) / rows
 
 
 def constant_length(
@@ -113,6 +169,8 @@ def constant_length(
     length: float,
     *,
     rows: float | None = None,
+    empty_rows: str = 'skip',
+    packed: Array | None = None,
 ) -> Array:
   """w / (R·length): rows' sums over one constant, whatever their length.
 
@@ -121,9 +179,14 @@ def constant_length(
     mask: bool[B, T], tokens that count.
     length: the constant, in tokens.
     rows: R, when it is known from elsewhere.
+    empty_rows: 'skip', or 'count' for R = B.
+    packed: i32[B, T], the sequences packed in a row.
 
   Returns:
     f32[B, T].
+
+  Raises:
+    ValueError: an unknown `empty_rows`, or 'count' of packed sequences.
 
   Source: "Understanding R1-Zero-Like Training: A Critical Perspective", Liu et
     al., 2025, arXiv:2503.20783.
@@ -133,7 +196,8 @@ def constant_length(
     >>> constant_length(mask, mask, 4).tolist()
     [[0.125, 0.125], [0.125, 0.0]]
   """
-  return sequence_sum(weights, mask, rows=rows) / length
+  return sequence_sum(
+      weights, mask, rows=rows, empty_rows=empty_rows, packed=packed) / length
 
 
 def prompt_mean(weights: Array, mask: Array, group: Array) -> Array:

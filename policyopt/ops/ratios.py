@@ -68,7 +68,12 @@ def log_ratio(
 
 
 def sequence_log_ratio(
-    log_ratios: Array, mask: Array, *, gradient: str = 'sequence') -> Array:
+    log_ratios: Array,
+    mask: Array,
+    *,
+    gradient: str = 'sequence',
+    count_eps: float = 0.,
+) -> Array:
   """log s = mean over the row of log ρₜ, spread over its chosen tokens.
 
   Args:
@@ -77,6 +82,7 @@ def sequence_log_ratio(
     gradient: 'sequence' differentiates the mean; 'token' keeps its value but
       lets each token carry its own gradient: sg(log s) + log ρₜ − sg(log ρₜ).
       Both sum to the same when the advantage is constant in a row.
+    count_eps: added to the number of tokens that the mean divides by.
 
   Returns:
     f32[B, T], 0 outside the mask.
@@ -97,11 +103,44 @@ def sequence_log_ratio(
         f"gradient is {gradient!r}; it must be 'sequence' or 'token'")
   chex.assert_equal_shape((log_ratios, mask))
   log_ratios = masking.fill(log_ratios, mask)
-  mean = masking.masked_mean(log_ratios, mask, axis=1)[:, None]
+  mean = masking.masked_mean(
+      log_ratios, mask, axis=1, count_eps=count_eps)[:, None]
   if gradient == 'token':
     stop = jax.lax.stop_gradient
     mean = stop(mean) + log_ratios - stop(log_ratios)
   return masking.fill(jnp.broadcast_to(mean, log_ratios.shape), mask)
+
+
+def sequence_log_weight(
+    log_ratios: Array,
+    mask: Array,
+    *,
+    token_limit: Limit = None,
+    limit: Limit = 20.,
+) -> Array:
+  """log w = Σₜ log ρₜ of the row, spread over its chosen tokens.
+
+  The product of the token ratios: the ratio of the whole responses.
+
+  Args:
+    log_ratios: f32[B, T].
+    mask: bool[B, T], chosen tokens.
+    token_limit: each log ρₜ is clamped to it first; see `clamp`.
+    limit: the sum is clamped to it.
+
+  Returns:
+    f32[B, T], 0 outside the mask.
+
+  Example:
+    >>> mask = jnp.array([[True, True, False]])
+    >>> sequence_log_weight(jnp.array([[1., 3., 9.]]), mask).tolist()
+    [[4.0, 4.0, 0.0]]
+  """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape((log_ratios, mask))
+  log_ratios = clamp(masking.fill(log_ratios, mask), token_limit)
+  total = clamp(jnp.sum(log_ratios, axis=1), limit)[:, None]
+  return masking.fill(jnp.broadcast_to(total, log_ratios.shape), mask)
 
 
 def clipped_objective(
@@ -111,10 +150,13 @@ def clipped_objective(
     clip_high: float,
     *,
     dual_clip: float | None = None,
+    ratio_cap: float | None = None,
 ) -> Array:
   """min(ρA, clip(ρ, 1 − clip_low, 1 + clip_high)·A), to be maximised.
 
-  With `dual_clip` c, where A < 0 the result is no smaller than c·A.
+  With `dual_clip` c, where A < 0 the result is no smaller than c·A. With
+  `ratio_cap` δ, min(ρ, δ) takes the place of the first ρ: the same bound
+  where A < 0, and for δ ≥ 1 + clip_high no change where A > 0.
 
   Args:
     ratio: f32[B, T], ρ.
@@ -122,6 +164,7 @@ def clipped_objective(
     clip_low: how far the ratio may fall below 1.
     clip_high: how far it may rise above 1.
     dual_clip: c > 1, or None.
+    ratio_cap: δ, or None.
 
   Returns:
     f32[B, T].
@@ -129,7 +172,9 @@ def clipped_objective(
   Source: "Proximal Policy Optimization Algorithms", Schulman, Wolski,
     Dhariwal, Radford, Klimov, 2017, arXiv:1707.06347; the dual clip:
     "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning",
-    Ye et al., 2019, arXiv:1912.09729.
+    Ye et al., 2019, arXiv:1912.09729; the cap (two-sided clip): "INTELLECT-2:
+    A Reasoning Model Trained Through Globally Decentralized Reinforcement
+    Learning", 2025, arXiv:2505.07291.
 
   Example:
     >>> ratio, advantage = jnp.array([[2., 5.]]), jnp.array([[1., -1.]])
@@ -140,7 +185,8 @@ def clipped_objective(
   """
   chex.assert_equal_shape((ratio, advantages))
   clipped = clamp(ratio, (1 - clip_low, 1 + clip_high))
-  objective = jnp.minimum(ratio * advantages, clipped * advantages)
+  free = clamp(ratio, (None, ratio_cap))
+  objective = jnp.minimum(free * advantages, clipped * advantages)
   if dual_clip is not None:
     floor = dual_clip * advantages
     objective = jnp.where(

@@ -218,6 +218,33 @@ def centre(x: Array, ids: Array, num_segments: int | None = None) -> Array:
   return x - gather(segment_mean(x, ids, size), ids)
 
 
+def segment_level(
+    x: Array, ids: Array, num_segments: int | None = None) -> Array:
+  """Mean of the entries of x with the same id, exact where they are equal.
+
+  Equals `segment_mean` up to rounding; equal entries give that very number,
+  so that groups which differ in size alone do not differ by rounding.
+
+  Args:
+    x: [B].
+    ids: i32[B].
+    num_segments: number of groups S; B when None.
+
+  Returns:
+    [S]; 0 for a group with no row.
+
+  Example:
+    >>> x, ids = jnp.array([.1, .1, .1, 4.]), jnp.array([0, 0, 0, 1])
+    >>> (segment_level(x, ids)[0] == x[0]).tolist()
+    True
+  """
+  x, ids = masking.as_float(x), jnp.asarray(ids)
+  size = ids.shape[0] if num_segments is None else num_segments
+  x = jnp.where(_inside(ids, size), x, 0)
+  low = segment_min(x, ids, size)
+  return low + segment_mean(x - gather(low, ids), ids, size)
+
+
 def compact_ids(ids: Array) -> Array:
   """Renames arbitrary ids to [0, B), keeping who is with whom.
 

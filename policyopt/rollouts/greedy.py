@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from policyopt.rollouts import group
-from policyopt.types import Array, Environment, Plan, Rollout
+from policyopt.types import Array, Environment, Plan, Rollout, total_reward
 
 
 def with_greedy(scheme: Callable[..., Rollout]) -> Callable[..., Rollout]:
@@ -40,7 +40,7 @@ def with_greedy(scheme: Callable[..., Rollout]) -> Callable[..., Rollout]:
     once = plan._replace(samples=np.ones(len(plan.prompt), np.int32))
     greedy = group.sample_groups()(
         group.Generate(generate.greedy, 1), env, once, greedy_key)
-    total = sum(x.sum(axis=1) for x in greedy.rewards.values())
+    total = total_reward(greedy).sum(axis=1)
     return rollout._replace(extras={
         **rollout.extras,
         'greedy_reward': total[rollout.extras['plan_index']]})

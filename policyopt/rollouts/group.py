@@ -28,7 +28,15 @@ import numpy as np
 from policyopt.ops import segments
 from policyopt.rollouts.flat import FlatRule, all_equal
 from policyopt.rollouts.sampler import Samples
-from policyopt.types import Array, Environment, Feedback, Plan, Prompts, Rollout
+from policyopt.types import (
+    Array,
+    Environment,
+    Feedback,
+    Plan,
+    Prompts,
+    Rollout,
+    total_reward,
+)
 
 MAX_SAMPLES = 2**12
 
@@ -144,7 +152,7 @@ def feedback(rollout: Rollout, advantages: Array, plan: Plan) -> Feedback:
 
   count = total(counted.astype(advantages.dtype))
   tokens = total(mask.sum(axis=1))
-  reward = sum(x.sum(axis=1) for x in rollout.rewards.values())
+  reward = total_reward(rollout).sum(axis=1)
   rows = jnp.maximum(count, 1)
   return Feedback(
       prompt=plan.prompt, success=total(reward) / rows,

@@ -14,6 +14,7 @@ from policyopt.types import (
     Metrics,
     Rollout,
     State,
+    total_reward,
 )
 
 
@@ -121,10 +122,6 @@ def _parts(method):
 def _assign(method, state, rollout):
   """(Credit, new state, what each part was given)."""
   chex.assert_rank(rollout.mask, 2)
-  # One pass over channels; an empty mapping is a reward of zero.
-  total = jnp.zeros(rollout.mask.shape, jnp.float32)
-  for name in sorted(rollout.rewards):
-    total += rollout.rewards[name]
   rewards, advantages, weights, derived = _parts(method)
   given, states = [], []
 
@@ -137,7 +134,7 @@ def _assign(method, state, rollout):
   def extend(extras):
     return rollout._replace(extras={**rollout.extras, **extras})
 
-  rollout = extend({'token_rewards': run(rewards, total)})
+  rollout = extend({'token_rewards': run(rewards, total_reward(rollout))})
   advantage = run(advantages, rollout.extras['token_rewards'])
   weight = run(weights, rollout.mask.astype(jnp.float32))
   rollout = extend(run(derived, advantage))

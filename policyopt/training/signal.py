@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from policyopt.ops import segments
 from policyopt.training.credit import Credit
-from policyopt.types import Metrics
+from policyopt.types import Metrics, total_reward
 
 
 def signal_metrics(credit: Credit) -> Metrics:
@@ -29,8 +29,7 @@ def signal_metrics(credit: Credit) -> Metrics:
   rows, tokens = row.sum(), mask.sum()
   per_row = lambda x: ((x * row).sum(), rows)
   metrics = {
-      'reward': per_row(sum(x.sum(1) for x in rollout.rewards.values())
-                        if rollout.rewards else jnp.zeros_like(row)),
+      'reward': per_row(total_reward(rollout).sum(1)),
       'response_length': per_row(mask.sum(1)),
       'rows/left_out': ((1. - row).sum(), jnp.ones(())),
       'advantage/abs': ((jnp.abs(credit.advantages) * mask).sum(), tokens),

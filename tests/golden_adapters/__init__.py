@@ -3,9 +3,28 @@
 One module per family; each lists its files in `ADAPTERS`.
 """
 
-from tests.golden_adapters import baselines
+from tests.golden_adapters import (
+    baselines,
+    estimators,
+    framework_losses,
+    methods_hidden,
+    methods_rewards,
+    methods_signals,
+    off_policy,
+    preferences,
+    surrogates,
+)
 
-_MODULES = (baselines,)
+_MODULES = (
+    baselines,
+    estimators,
+    framework_losses,
+    methods_hidden,
+    methods_rewards,
+    methods_signals,
+    off_policy,
+    preferences,
+    surrogates)
 ADAPTERS = {name: adapter for module in _MODULES
             for name, adapter in module.ADAPTERS.items()}
 assert len(ADAPTERS) == sum(len(module.ADAPTERS) for module in _MODULES)

@@ -23,11 +23,14 @@ class Adapter(NamedTuple):
     raw: `run` takes the whole case as it stands in the file instead.
     tolerance: relative; a number, or a function of the case where the other
       code itself computes a part in float32.
+    absolute: likewise, as a fraction of the largest number expected (of 1, if
+      that is less).
     pad: the value that fills padding.
   """
   run: Callable[..., tuple[dict[str, Any], Any]]
   raw: bool = False
   tolerance: float | Callable[[dict], float] = TOLERANCE
+  absolute: float | Callable[[dict], float] = 1e-12
   pad: float = 0.
 
 

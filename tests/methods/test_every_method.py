@@ -345,4 +345,4 @@ def test_a_bandit_improves(row):
   keys = jax.random.split(jax.random.key(0), 60)
   _, success = _jit(lambda p: jax.lax.scan(step, p, keys))(jnp.zeros(4))
   assert success[0] == pytest.approx(.25)
-  assert success[-1] > .6
+  assert success[-1] > TABLE[row].get('bandit', .6)

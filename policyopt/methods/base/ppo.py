@@ -28,6 +28,7 @@ def ppo(
     *,
     gamma: float = 1.,
     lam: float = 0.95,
+    observations: str = 'bridge',
     whiten: bool = True,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
@@ -38,6 +39,9 @@ def ppo(
     entropy_coef: float = 0.,
     beta: float = 0.,
     kl: str = 'k1',
+    kl_target: float | None = None,
+    kl_horizon: int = 10_000,
+    kl_measure: str = 'sequence',
     aggregation: str = 'token_mean',
     max_tokens: int | None = None,
 ) -> Method:
@@ -46,6 +50,9 @@ def ppo(
   Args:
     gamma: discount per chosen token.
     lam: λ of the advantages.
+    observations: what tokens that were not chosen do to the advantages:
+      'bridge', 'decay' or 'cut' (see `ops.generalized_advantages`); the
+      targets of the values bridge them in any case.
     whiten: whiten the advantages over the tokens of the batch.
     clip_low: how far the ratio may fall below 1.
     clip_high: how far the ratio may rise above 1.
@@ -57,6 +64,9 @@ def ppo(
     beta: price of the distance from the reference, in the reward; with 0 no
       reference model is needed.
     kl: estimator of that distance, 'k1', 'k2', 'k3' or 'abs'.
+    kl_target: the distance in nats that β is adapted to; None keeps β.
+    kl_horizon: rows after which β may have changed by about a fifth.
+    kl_measure: the distance of a row: 'sequence', summed, or 'token', the mean.
     aggregation: which mean the loss is (see `credit.aggregate`).
     max_tokens: length of the aggregation 'constant_length'.
 
@@ -64,7 +74,8 @@ def ppo(
     A Method; needs 'values'.
 
   Raises:
-    ValueError: an unknown `old`, `kl` or `aggregation`.
+    ValueError: an unknown `observations`, `old`, `kl`, `kl_measure` or
+      `aggregation`, or a `kl_target` with β = 0.
 
   Source: "Proximal Policy Optimization Algorithms", Schulman, Wolski,
     Dhariwal, Radford, Klimov, 2017, arXiv:1707.06347.
@@ -73,10 +84,7 @@ def ppo(
     >>> sorted(ppo().loss.needs | ppo().advantages.needs)
     ['token_rewards', 'values']
   """
-  rewards = credit.identity()
-  if beta:
-    rewards = credit.kl_in_reward(beta, estimator=kl)
-  steps = [credit.gae(gamma=gamma, lam=lam)]
+  steps = [credit.gae(gamma=gamma, lam=lam, observations=observations)]
   if whiten:
     steps.append(credit.whiten())
   terms = [
@@ -87,7 +95,9 @@ def ppo(
   if entropy_coef:
     terms.append(losses.entropy_bonus(entropy_coef))
   return Method(
-      rewards=rewards,
+      rewards=credit.kl_price(
+          beta, estimator=kl, target=kl_target, horizon=kl_horizon,
+          measure=kl_measure),
       advantages=credit.chain(*steps),
       weights=credit.aggregate(aggregation, length=max_tokens),
       loss=losses.add(*terms),

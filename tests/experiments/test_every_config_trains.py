@@ -1,0 +1,101 @@
+"""Every config trains, reports its method's own numbers, and resumes exactly.
+
+In this process, at the smallest size; what a kill does is tested elsewhere.
+"""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from policyopt import methods
+from policyopt.training import loop
+from tests.methods.table import TABLE
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = sorted(
+    path.stem for path in (ROOT / 'configs').glob('*.py')
+    if path.stem not in ('common', '__init__'))
+STEPS, STOP = 6, 4
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('one_device')]
+
+
+class Stopped(Exception):
+  """Stands for whatever ends a run in the middle of a step."""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """A resumed run finds what the first one has compiled."""
+  changes = {
+      'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
+      'jax_persistent_cache_min_compile_time_secs': 0.,
+      'jax_persistent_cache_min_entry_size_bytes': -1,
+      'jax_disable_most_optimizations': True}
+  before = {name: jax.config.values[name] for name in changes}
+  for name, value in changes.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def small(name):
+  """The config at a size that trains in seconds."""
+  config = importlib.import_module(f'configs.{name}').get_config('')
+  config.task, config.tokenizer = 'arithmetic', 'byte'
+  config.task_kw = dict(digits=1, operators=('-',))
+  config.model.preset = 'nano'
+  config.model.kw.update(
+      width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8,
+      mlp_width=32)
+  config.warm_start.update(steps=120, examples=64, rows=16, length=32)
+  config.warm_start.optimizer.update(learning_rate=1e-2, warmup_steps=0)
+  config.sampler.max_tokens = 4
+  config.batching.microbatches = 1
+  config.optimizer.update(learning_rate=1e-2, warmup_steps=0)
+  config.update(prompts=8, samples=4, steps=STEPS, checkpoint_every=2)
+  config.evaluation.update(problems=16, samples=4, every=0)
+  if 'width' in config.method_kw and config.method_kw.width is not None:
+    config.method_kw.width = 16
+  return config
+
+
+def run(name, workdir):
+  config = small(name)
+  method = methods.build(
+      config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
+  return loop.train(config, method, str(workdir))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_config(name, tmp_path, monkeypatch, outcome):
+  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+  result = run(name, whole)
+  # There is something to learn from.
+  assert 0.05 < result['pass1_before'] < .95
+  step = loop._train_step
+
+  def stopping(parts, state, number):
+    if number == STOP:
+      raise Stopped
+    return step(parts, state, number)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, '_train_step', stopping)
+    with pytest.raises(Stopped):
+      run(name, cut)
+  run(name, cut)
+  assert outcome(cut, STEPS) == outcome(whole, STEPS)
+  rows = [json.loads(line)
+          for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+  assert len(rows) == STEPS
+  used = small(name).method
+  wanted = next(row for row in TABLE if row['name'] == used).get(
+      'diagnostics', ())
+  for row in rows:
+    assert set(wanted) <= row.keys()
+    assert np.isfinite(row['loss/policy'] if 'loss/policy' in row else 0.)
