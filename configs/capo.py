@@ -1,4 +1,4 @@
-"""CAPO on the demo task, at a learning rate at which others grow unstable.
+"""CAPO on the demo task.
 
 "Stabilizing Policy Gradients for Sample-Efficient Reinforcement Learning in
 LLM Reasoning", Melo, Abate, Gal, 2025, arXiv 2510.00819.
@@ -24,5 +24,4 @@ def get_config(arg=''):
   # References: what changes the model, on the command line too, changes both.
   config.method_kw.vocab_size = config.model.kw.get_ref('vocab_size')
   config.method_kw.width = config.model.kw.get_ref('width')
-  config.optimizer.learning_rate = 1e-3
   return common.adjust(config, arg)

@@ -4,8 +4,7 @@
 Cui et al., 2025, arXiv 2505.22617.
 Cost as in configs/grpo.py.
 
-  python experiments/train.py --config=configs/clip_cov.py \\
-    --workdir=runs/clip_cov
+  python experiments/train.py --config=configs/clip_cov.py --workdir=runs/cov
 """
 
 from configs import common

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from experiments.bench.advantages import EPS
 from experiments.bench.cases import Case
 from policyopt import ops
@@ -54,15 +52,15 @@ def _rejection(option, threshold, low=None, high=2.):
               peer)
 
 
-def _metrics(old, sampled, mask):
+def _metrics(old, log_probs, mask):
   reported = ops.off_policy_metrics(
-      old, sampled, mask, empty_rows='count', count_eps=EPS)
+      old, log_probs, mask, empty_rows='count', count_eps=EPS)
   return {'k1': reported['k1'], 'k3': reported['k3'],
           'gap': reported['log_perplexity_gap'], 'all': reported}
 
 
-def _metrics_peer(correction, old, sampled, mask):
-  reported = correction.compute_offpolicy_metrics(old, sampled, mask)
+def _metrics_peer(correction, old, log_probs, mask):
+  reported = correction.compute_offpolicy_metrics(old, log_probs, mask)
   return {'k1': reported['kl'], 'k3': reported['k3_kl'],
           'gap': reported['log_ppl_diff']}
 
@@ -91,9 +89,11 @@ CASES = (
     _weights('token', 'mask', '0.99_1.01', floor=.99, cap=1.01),
     _weights('sequence', cap=2.),
     _rejection('token_k1', '0.99_1.01', low=.99, high=1.01),
-    _rejection('token_k3', '0.0001', high=1e-4),
+    _rejection('token_k2', '0.0001', high=1e-4),
+    # Few are near the bound, where k3 in float32 is rounding.
+    _rejection('token_k3', '0.001', high=1e-3),
     _rejection('seq_sum_k1', '0.5_2.0', low=.5, high=2.),
-    _rejection('seq_mean_k3', '0.00005', high=5e-5),
+    _rejection('seq_mean_k2', '0.00005', high=5e-5),
     _rejection('seq_max_k2', '0.0008', high=8e-4),
     Case('off_policy_metrics', _metrics, 'compute_offpolicy_metrics',
          _metrics_peer),

@@ -174,7 +174,7 @@ def _dpo(kind):
         label_smoothing=.1 if kind in ('robust', 'exo_pair') else 0.,
         lengths=(lengths, lengths) if kind == 'ipo' else None)}
 
-  return Case(f'dpo {kind}', ours, by='chosen')
+  return Case(f'dpo {kind}', ours, by='chosen', forward=False)
 
 
 def _kto(chosen, ref_chosen, correct):
@@ -201,7 +201,7 @@ CASES = (
     _surrogate('dro', losses.dro_loss(.1), 'token-mean', 'dro',
                dict(dro_beta=.1)),
     Case('gmpo', _gmpo, "policy loss 'geo_mean'", _gmpo_peer, by='log_probs'),
-    _covariance(2e-4, 12.),
+    _covariance(2e-4, 6.),
     Case('kl_cov', _kl_cov, "policy loss 'kl_cov'", _kl_cov_peer,
          by='log_probs'),
     Case('reinforce', _reinforce, 'compute_policy_loss_reinforce',
@@ -223,9 +223,10 @@ CASES = (
         'loss': .1 * ops.odds_ratio_losses(chosen_mean, rejected_mean)},
          'TRL ORPOTrainer.odds_ratio_loss', _orpo_peer, by='chosen_mean'),
     *(_dpo(kind) for kind in ops.DPO_KINDS),
-    Case('kto', _kto, by='chosen'),
+    Case('kto', _kto, by='chosen', forward=False),
     Case('reward model', lambda chosen, rejected: {
-        'loss': ops.bradley_terry_losses(chosen, rejected)}, by='chosen'),
+        'loss': ops.bradley_terry_losses(chosen, rejected)}, by='chosen',
+         forward=False),
     Case('categorical_kl', lambda logits, values: {
         'loss': ops.categorical_kl(logits, values)}, by='logits'),
 )

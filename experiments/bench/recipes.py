@@ -47,7 +47,9 @@ def _case(name: str) -> Case:
 
 
 def _build(name: str):
-  return methods.build(name, {}, max_tokens=1024)
+  # Shapes of a policy, for the recipes that ask for them.
+  return methods.build(
+      name, {}, max_tokens=1024, vocab_size=1024, width=64)
 
 
 def _extras(method) -> list[str]:

@@ -51,6 +51,10 @@ def adapt_entropy_coef(
 
   Source: "Skywork Open Reasoner 1 Technical Report", He et al., 2025,
     arXiv:2505.22312.
+
+  Example:
+    >>> adapt_entropy_coef(start=0.5).init().coef.tolist()
+    0.5
   """
   # Written so that NaN fails.
   if not step > 0:

@@ -155,6 +155,15 @@ def reject_tokens(
   Source: "When Speed Kills Stability: Demystifying RL Collapse from the
     Training-Inference Mismatch", Liu, Li et al., 2025,
     https://richardli.xyz/rl-collapse.
+
+  Example:
+    >>> mask = jnp.ones((1, 3), bool)
+    >>> rollout = Rollout(
+    ...     tokens=jnp.zeros((1, 3), jnp.int32), mask=mask,
+    ...     log_probs=jnp.zeros((1, 3)), group=jnp.zeros(1, jnp.int32),
+    ...     rewards={}, extras={'old_log_probs': jnp.array([[0., -1., .5]])})
+    >>> reject_tokens(high=2.).update(jnp.ones((1, 3)), (), rollout)[0].tolist()
+    [[1.0, 0.0, 1.0]]
   """
   mismatch.check_statistic(statistic, level, low, high)
   name = f'rejected/{level}_{statistic}'
@@ -250,6 +259,13 @@ def corrected(method: Method, *transforms: CreditTransform) -> Method:
 
   Raises:
     ValueError: no transforms.
+
+  Example:
+    >>> from policyopt import methods
+    >>> method = corrected(
+    ...     methods.grpo(old='old_log_probs'), importance_weights(cap=2.))
+    >>> sorted(method.weights.needs)
+    ['old_log_probs']
   """
   if not transforms:
     raise ValueError('corrected got no transforms; give at least one')

@@ -47,6 +47,7 @@ def value_loss(
     clip: float | None = None,
     gamma: float = 1.,
     lam: float = 1.,
+    observations: str = 'bridge',
 ) -> Loss:
   """Σ wₜ·coef·½(vₜ − Gₜ)² with Gₜ = Aₜ + Vₜ, the λ-return of the old values.
 
@@ -56,14 +57,20 @@ def value_loss(
       two errors counts; None: no clip.
     gamma: discount per chosen token; as in the advantage.
     lam: λ; as in the advantage.
+    observations: 'bridge', 'decay' or 'cut'; as in the advantage.
 
   Returns:
     A Loss; needs 'values' (before the update) and 'token_rewards'. Metrics:
     'loss/value', 'value', 'value/target' and 'clip_fraction/value'.
 
+  Raises:
+    ValueError: an unknown `observations`.
+
   Source: "Proximal Policy Optimization Algorithms", Schulman, Wolski,
     Dhariwal, Radford, Klimov, 2017, arXiv:1707.06347.
   """
+  returns.check_observations(observations)
+
   def apply(policy, advantages, weights, rollout):
     del advantages
     mask = rollout.mask
@@ -72,7 +79,7 @@ def value_loss(
     values = masking.fill(
         base.read_policy(policy, 'values', 'value_loss'), mask)
     targets = old + returns.generalized_advantages(
-        rewards, old, mask, gamma=gamma, lam=lam)
+        rewards, old, mask, gamma=gamma, lam=lam, observations=observations)
     old, targets = jax.lax.stop_gradient((old, targets))
     errors, clipped = squared_value_errors(values, old, targets, clip=clip)
     loss = coef * base.weighted_sum(errors, weights, mask)

@@ -95,8 +95,8 @@ def token_words(
   """A random word for each chosen token, whatever row it stands in.
 
   The word depends on the key and on what the row says, so neither the order
-  of rows nor padding changes a draw that sorts by it; two rows that agree in
-  every token and log-probability get the same words.
+  of rows nor padding nor observations change a draw that sorts by it; two rows
+  that agree in every token and log-probability get the same words.
 
   Args:
     key: random key.
@@ -117,8 +117,8 @@ def token_words(
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape((tokens, log_probs, mask))
   mask = jnp.asarray(mask) != 0
-  column = jnp.broadcast_to(
-      jnp.arange(mask.shape[1], dtype=jnp.uint32)[None, :], mask.shape)
+  # Counted over chosen tokens, so that observations between them do nothing.
+  places = jnp.cumsum(mask, axis=1).astype(jnp.uint32)
   bits = jax.lax.bitcast_convert_type(
       masking.fill(log_probs, mask).astype(jnp.float32), jnp.uint32)
   first, second = jax.random.split(key)
@@ -128,7 +128,7 @@ def token_words(
     return jax.random.bits(fold(fold(fold(first, token), place), bit))
 
   words = jax.vmap(jax.vmap(own))(
-      tokens.astype(jnp.uint32), column, bits)
+      tokens.astype(jnp.uint32), places, bits)
   # Sums of words wrap around: a row's signature takes any number of them.
   row = jnp.sum(jnp.where(mask, words, 0), axis=1, dtype=jnp.uint32)
 

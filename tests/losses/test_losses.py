@@ -105,6 +105,24 @@ def test_value_loss_regresses_on_the_lambda_return():
   assert float(metrics['value/target'][0]) == pytest.approx(1.)
 
 
+@pytest.mark.parametrize('observations, first', [
+    ('bridge', .5), ('decay', .25), ('cut', 0.)])
+def test_the_target_of_a_value_before_an_observation(observations, first):
+  """A reward of 1 two tokens later, with one observation between."""
+  mask = jnp.array([[True, False, True]])
+  reward, zeros = jnp.array([[0., 0., 1.]]), jnp.zeros((1, 3))
+  rollout = Rollout(
+      tokens=jnp.zeros((1, 3), jnp.int32), mask=mask, log_probs=zeros,
+      group=jnp.zeros(1, jnp.int32), rewards={},
+      extras={'values': zeros, 'token_rewards': reward})
+  _, metrics = losses.value_loss(
+      gamma=.5, observations=observations).apply(
+          PolicyOutput(log_probs=zeros, values=zeros), zeros,
+          jnp.where(mask, 1., 0.), rollout)
+  target, count = metrics['value/target']
+  assert float(target) == pytest.approx(first + 1) and float(count) == 2
+
+
 def test_value_loss_sends_no_gradient_to_its_target():
   rollout = _rollout(
       values=_at(.5, .25, 1.), token_rewards=_at(0., 1., -1.))

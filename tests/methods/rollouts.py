@@ -107,6 +107,41 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
   return rollout, policy
 
 
+def insertions(mask, extra, seed=0):
+  """Where each token goes when observations are put between the chosen ones.
+
+  Args:
+    mask: bool[B, T].
+    extra: observation tokens per row.
+    seed: of the places, none of which is in the prompt.
+
+  Returns:
+    i64[B, T], places in rows of T + extra tokens.
+  """
+  rng = np.random.default_rng(seed)
+  moves = np.zeros(mask.shape, int)
+  for row, chosen in enumerate(np.asarray(mask)):
+    first = int(np.argmax(chosen)) + 1 if chosen.any() else 1
+    before = rng.integers(first, mask.shape[1] + 1, extra)
+    moves[row] = np.arange(mask.shape[1]) + np.sum(
+        before[:, None] <= np.arange(mask.shape[1])[None], axis=0)
+  return moves
+
+
+def insert(tree, moves):
+  """Every [B, T, ...] array with its tokens moved, and zeros between them."""
+  width = moves.shape[1] * 2
+
+  def move(x):
+    if np.ndim(x) < 2:
+      return x
+    out = np.zeros((x.shape[0], width, *x.shape[2:]), x.dtype)
+    out[np.arange(len(moves))[:, None], moves] = x
+    return jnp.asarray(out)
+
+  return jax.tree.map(move, tree)
+
+
 needs = method_needs
 initial_state = init_credit
 

@@ -9,6 +9,7 @@
   reduces_to: what it equals at a special setting: dict(kw=..., to=name,
     to_kw=..., scale=1., parts=(...)), `kw` being added to the row's own, and
     `parts` what is compared, times `scale`.
+  counts_observations: its result depends on tokens that were not chosen.
   diagnostics: names of the metrics of its own.
   bandit: the success that it reaches on the bandit at least (0.6).
 """
@@ -71,6 +72,7 @@ TABLE = [
     dict(name='ppo',
          kw=dict(observations='cut', beta=.05, kl_target=6., whiten=False),
          zero_on_flat_group=False, shift_invariant=False,
+         counts_observations=True,
          golden=('openrlhf_gae_returns.json', 'gae_packed.json',
                  'adaptive_kl_controller.json'),
          diagnostics=('adaptive_kl/beta', 'adaptive_kl/kl')),
@@ -85,6 +87,7 @@ TABLE = [
          kw=dict(gamma=.9, observations='decay', beta=.05, kl_target=.5,
                  kl_measure='token', kl_horizon=100),
          zero_on_flat_group=False, shift_invariant=False,
+         counts_observations=True,
          golden=('openrlhf_gae_returns.json', 'adaptive_kl_controller.json'),
          diagnostics=('adaptive_kl/beta', 'adaptive_kl/kl')),
     dict(name='reinforce_pp_baseline', kw={},
@@ -129,6 +132,7 @@ TABLE = [
          golden=('skyrl_maxrl.json',)),
     dict(name='otb', kw={},
          zero_on_flat_group=False, shift_invariant=False,
+         counts_observations=True,
          golden=('optimal_token_baseline.json',)),
     dict(name='otb',
          kw=dict(variant='valid', tail='length', old='old_log_probs', eps=0.),

@@ -125,6 +125,29 @@ def test_padding_changes_nothing(row):
     assert (np.asarray(x)[outside] == 0).all()
 
 
+def test_observations_may_stand_anywhere(row):
+  """What the policy did not choose costs nothing and earns nothing."""
+  if TABLE[row].get('counts_observations'):
+    pytest.skip('its definition counts observation tokens')
+  rollout, policy = _make(row)
+  moves = rollouts.insertions(rollout.mask, rollouts.TOKENS)
+  longer = rollouts.insert((rollout, policy), moves)
+  whole, out = _run(row, rollout, policy), _run(row, *longer)
+  mask = np.asarray(rollout.mask)
+
+  def back(x):
+    x = np.take_along_axis(np.asarray(x), moves, axis=1)
+    return np.where(mask, x, 0)
+
+  for name in ('advantages', 'weights'):
+    np.testing.assert_allclose(
+        back(out[name]), np.where(mask, whole[name], 0), rtol=1e-5, atol=1e-6)
+  for ours, before in zip(out['gradient'], whole['gradient']):
+    np.testing.assert_allclose(back(ours), before, rtol=1e-5, atol=1e-6)
+  _close({k: out[k] for k in ('loss', 'metrics', 'reported')},
+         {k: whole[k] for k in ('loss', 'metrics', 'reported')})
+
+
 def test_what_lies_outside_the_mask_is_never_read(row):
   rollout, policy = _make(row)
   def junk(x):

@@ -32,7 +32,7 @@ def _packed(seed):
     ids[row] = names[np.searchsorted(cuts, np.arange(TOKENS))]
     if sequence + 3 > SEQUENCES:
       # What belongs to no sequence: padding whose mask was not cleared.
-      ids[row] = -1 - rng.integers(0, 2, TOKENS) + (TOKENS + 1) * (
+      ids[row] = -1 - rng.integers(0, 2, TOKENS) + (TOKENS + 2) * (
           rng.random(TOKENS) < .5)
       continue
     for name in names:

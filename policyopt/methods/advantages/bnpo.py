@@ -75,11 +75,12 @@ def normalize_by_beta(
 
   def each_channel(x, rollout):
     """Suffix of its metrics -> (advantages f32[B], BetaFit)."""
-    rewards = {'': credit.row_rewards(x, rollout)}
     if decompose:
-      rewards = {f'/{name}': channel for name, channel in
-                 credit.environment_rewards(
-                     rollout, channels, reader='normalize_by_beta').items()}
+      given = credit.environment_rewards(
+          rollout, channels, reader='normalize_by_beta')
+      rewards = {f'/{name}': channel for name, channel in given.items()}
+    else:
+      rewards = {'': credit.row_rewards(x, rollout)}
     return {suffix: ops.beta_normalize(
         channel, rollout.group, reward_min=reward_min, reward_max=reward_max,
         shape=shape, singleton=singleton, max_weight=max_weight)

@@ -29,11 +29,14 @@ values, not their fast path through the Gram matrix.
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from policyopt import credit, losses, ops, planning, rollouts
-from policyopt.types import CreditTransform, Method, read_extra
+from policyopt.types import Array, CreditTransform, Method, read_extra
 
 PLACES = ('sequence', 'last')
 
@@ -55,7 +58,24 @@ def add_rank_bonus(
     place: str = 'sequence',
     max_deviation: float = 5.,
 ) -> CreditTransform:
-  """Aₜ + min(max(Φ, 0), |Aₜ| / κ); see `verl_hidden` for the arguments.
+  """Aₜ + min(max(Φ, 0), |Aₜ| / κ).
+
+  Args:
+    stride: tokens between two windows of a response.
+    last_tokens: only so many tokens of a response are looked at, its last.
+    rank_of_all: ER, but not its growth, is of the whole response.
+    gain: how sharply the acceleration decides between ER and ERV.
+    explore: weights of ERA, ERV and ER where the rank accelerates.
+    exploit: weights where it slows down.
+    mix: 'tendency', 'even' or 'sum', as in `ops.rank_signal`.
+    kappa: κ.
+    scale: λ of Φ.
+    fixed_scale: False multiplies it by 1 − (r + 1) / 2, r the running mean of
+      rewards.
+    rate: a of the running means.
+    start: 'batch' or 'zero', as in `ops.current_mean`.
+    place: 'sequence', or 'last' for the last chosen token alone.
+    max_deviation: limit of the relative deviations.
 
   Returns:
     A CreditTransform for advantages whose state is a `RankBaseline`; needs
@@ -75,60 +95,74 @@ def add_rank_bonus(
   ops.check_windows(stride=stride, last=last_tokens)
   ops.check_controller(start=start, mix=mix, explore=explore, exploit=exploit)
   needs = {'hidden_states'} | (set() if fixed_scale else {'token_rewards'})
+  dynamics = functools.partial(
+      ops.rank_dynamics, stride=stride, last=last_tokens,
+      rank_of_all=rank_of_all)
+  controller = functools.partial(
+      ops.rank_signal, gain=gain, explore=explore, exploit=exploit, mix=mix,
+      limit=max_deviation)
 
   def measure(state, rollout):
-    """(rows bool[B], indicators f32[B, 3], their mean, μ, Φ f32[B])."""
-    hidden = read_extra(rollout, 'hidden_states', 'add_rank_bonus')
-    mask = credit.taking_part(rollout)
-    rows = jnp.any(mask, axis=1)
-    indicators = jnp.stack(ops.rank_dynamics(
-        hidden, mask, stride=stride, last=last_tokens,
-        rank_of_all=rank_of_all), axis=1)
-    batch_mean = ops.masked_mean(
-        indicators, jnp.broadcast_to(rows[:, None], indicators.shape), axis=0)
-    mean, ready = ops.current_mean(state, batch_mean, start=start)
-    signal = ops.rank_signal(
-        indicators, mean, gain=gain, explore=explore, exploit=exploit, mix=mix,
-        limit=max_deviation)
+    """What the rows have, what μ is, and Φ f32[B]."""
+    seen = _measure(rollout, dynamics)
+    mean, ready = ops.current_mean(state, seen.mean, start=start)
     factor = scale if fixed_scale else scale * (1 - (state.score + 1) / 2)
-    signal = jnp.where(rows & ready, factor * signal, 0)
-    return rows, indicators, batch_mean, mean, signal
+    signal = factor * controller(seen.indicators, mean)
+    return seen, mean, jnp.where(seen.rows & ready, signal, 0)
 
   def bonus(x, signal, rollout):
-    added = ops.bounded_bonus(jnp.broadcast_to(signal[:, None], x.shape), x,
-                      kappa=kappa)
     mask = credit.taking_part(rollout)
+    added = ops.bounded_bonus(
+        jnp.broadcast_to(signal[:, None], x.shape), x, kappa=kappa)
     return ops.fill(
         added, mask if place == 'sequence' else credit.last_chosen(mask))
 
   def update(x, state, rollout):
-    rows, _, batch_mean, mean, signal = measure(state, rollout)
-    score = jnp.zeros(())
-    if not fixed_scale:
-      rewards = read_extra(rollout, 'token_rewards', 'add_rank_bonus')
-      score = ops.masked_mean(credit.row_rewards(rewards, rollout), rows)
-    after = ops.next_baseline(state, mean, batch_mean, score, rate=rate)
+    seen, mean, signal = measure(state, rollout)
+    score = 0. if fixed_scale else _mean_reward(seen.rows, rollout)
+    after = ops.next_baseline(state, mean, seen.mean, score, rate=rate)
     # A batch without rows is none.
     state = jax.tree.map(
         lambda new, old: jnp.where(
-            jnp.any(rows), new, old).astype(old.dtype), after, state)
+            jnp.any(seen.rows), new, old).astype(old.dtype), after, state)
     return x + bonus(x, signal, rollout), state
 
   def metrics(x, state, rollout):
-    rows, indicators, _, _, signal = measure(state, rollout)
-    count = jnp.sum(rows, dtype=jnp.float32)
+    seen, _, signal = measure(state, rollout)
+    count = jnp.sum(seen.rows, dtype=jnp.float32)
     names = ('acceleration', 'velocity', 'rank', 'signal')
-    columns = (*indicators.T, signal)
-    added = bonus(x, signal, rollout)
+    columns = (*seen.indicators.T, signal)
     mask = credit.taking_part(rollout)
     return {
-        **{f'verl_hidden/{name}': (ops.masked_sum(column, rows), count)
+        **{f'verl_hidden/{name}': (ops.masked_sum(column, seen.rows), count)
            for name, column in zip(names, columns, strict=True)},
         'verl_hidden/bonus': (
-            jnp.sum(added), ops.masked_sum(jnp.ones_like(added), mask))}
+            jnp.sum(bonus(x, signal, rollout)),
+            ops.masked_sum(jnp.ones_like(x), mask))}
 
   return CreditTransform(
       ops.empty_baseline, update, frozenset(needs), metrics)
+
+
+class _Seen(NamedTuple):
+  """Indicators f32[B, 3] of a batch, their mean, and the rows that have any."""
+  rows: Array
+  indicators: Array
+  mean: Array
+
+
+def _measure(rollout, dynamics) -> _Seen:
+  hidden = read_extra(rollout, 'hidden_states', 'add_rank_bonus')
+  mask = credit.taking_part(rollout)
+  rows = jnp.any(mask, axis=1)
+  indicators = jnp.stack(dynamics(hidden, mask), axis=1)
+  return _Seen(rows, indicators, ops.masked_mean(
+      indicators, jnp.broadcast_to(rows[:, None], indicators.shape), axis=0))
+
+
+def _mean_reward(rows, rollout):
+  rewards = read_extra(rollout, 'token_rewards', 'add_rank_bonus')
+  return ops.masked_mean(credit.row_rewards(rewards, rollout), rows)
 
 
 def _check(place, kappa, rate):

@@ -50,9 +50,8 @@ def ppo(
   Args:
     gamma: discount per chosen token.
     lam: λ of the advantages.
-    observations: what tokens that were not chosen do to the advantages:
-      'bridge', 'decay' or 'cut' (see `ops.generalized_advantages`); the
-      targets of the values bridge them in any case.
+    observations: what tokens that were not chosen do to advantages and value
+      targets: 'bridge', 'decay' or 'cut' (see `ops.generalized_advantages`).
     whiten: whiten the advantages over the tokens of the batch.
     clip_low: how far the ratio may fall below 1.
     clip_high: how far the ratio may rise above 1.
@@ -91,7 +90,8 @@ def ppo(
       losses.clipped_surrogate(
           clip_low, clip_high, dual_clip=dual_clip, old=old),
       losses.value_loss(
-          coef=value_coef, clip=value_clip, gamma=gamma, lam=lam)]
+          coef=value_coef, clip=value_clip, gamma=gamma, lam=lam,
+          observations=observations)]
   if entropy_coef:
     terms.append(losses.entropy_bonus(entropy_coef))
   return Method(
