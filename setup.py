@@ -37,6 +37,8 @@ EXTRAS = {
         'pytest-xdist>=3.8',
         'ruff>=0.14',
     ],
+    # The peers of experiments/bench; verl brings half of the ecosystem along.
+    'bench': ['torch>=2.8', 'trl>=1.0', 'verl>=0.9'],
     'notebooks': ['jupytext>=1.17', 'nbmake>=1.5.5', 'notebook>=7.4'],
 }
 

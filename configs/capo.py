@@ -18,9 +18,11 @@ def get_config(arg=''):
   model = preset(config.model.preset)
   config.model.kw.update(vocab_size=model.vocab_size, width=model.width)
   config.method = 'capo'
+  # The published limits, of a model thirty times as wide, reject a tenth of
+  # the tokens here.
   config.method_kw.update(
-      optimizer_model='adam', b1=config.optimizer.kw.b1,
-      b2=config.optimizer.kw.b2)
+      tau_h=0.05, tau_f=1e-3, optimizer_model='adam',
+      b1=config.optimizer.kw.b1, b2=config.optimizer.kw.b2)
   # References: what changes the model, on the command line too, changes both.
   config.method_kw.vocab_size = config.model.kw.get_ref('vocab_size')
   config.method_kw.width = config.model.kw.get_ref('width')

@@ -46,6 +46,7 @@ _HOMES = {
         'sample_groups', 'with_greedy'),
     # F4, the published methods.
     'policyopt.methods': (
+        'Dialect', 'algorithms', 'dialect', 'frameworks', 'in_framework',
         'ace', 'adora', 'agrae', 'arm', 'bnpo', 'canon', 'capo', 'cispo',
         'clip_cov', 'copo', 'cpo', 'd3s', 'dapo', 'dpo', 'dppo', 'dr_grpo',
         'dro', 'dvao', 'gdpo', 'gmpo', 'gpg', 'grpo', 'gspo', 'hapo', 'kl_cov',

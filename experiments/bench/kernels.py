@@ -9,9 +9,12 @@ in turns, ours, theirs, ours, theirs, and the medians are divided. A second
 part times ours at several sizes and fits t ~ nᵏ: k is near 1 for what grows
 linearly, and flagged above 1.15.
 
-The peers are torch, verl and TRL, which nothing else of this project needs:
+The peers are torch, verl and TRL, which nothing else of this project needs.
+Best in an environment of their own, either line installs them; the second takes
+only what verl imports here:
 
-  pip install torch trl omegaconf ray codetiming \
+  pip install -e '.[bench]'
+  pip install -e . torch trl omegaconf ray codetiming \
       'tensordict>=0.8,<=0.10,!=0.9.0' && pip install --no-deps verl
 """
 
@@ -94,7 +97,8 @@ def select(cases, patterns: str):
 
 
 def run(cases, size=(4096, 4096), peers=None, repeats: int = 7,
-        sizes=SIZES, fixed: int = FIXED, show=print) -> dict:
+        sizes=SIZES, fixed: int = FIXED, options: dict | None = None,
+        show=print) -> dict:
   """The whole benchmark.
 
   Args:
@@ -104,6 +108,7 @@ def run(cases, size=(4096, 4096), peers=None, repeats: int = 7,
     repeats: of every side.
     sizes: of the side that grows; empty for no second part.
     fixed: of the other one.
+    options: of XLA, for the comparison.
     show: what is called with each line.
 
   Returns:
@@ -113,7 +118,8 @@ def run(cases, size=(4096, 4096), peers=None, repeats: int = 7,
   show(report.head())
   for case in cases:
     for direction in PASSES[not case.forward:1 + bool(case.by)]:
-      rows.append(compare(case, direction, inputs, peers, repeats))
+      rows.append(compare(
+          case, direction, inputs, peers, repeats, options))
       show(report.line(rows[-1]))
   # The large arrays make room for the small ones.
   del inputs

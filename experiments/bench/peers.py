@@ -12,9 +12,7 @@ import warnings
 
 import numpy as np
 
-INSTALL = (
-    'pip install torch trl omegaconf ray codetiming '
-    "'tensordict>=0.8,<=0.10,!=0.9.0' && pip install --no-deps verl")
+INSTALL = "pip install -e '.[bench]'"
 _MODULES = {
     'torch': 'torch',
     'verl': 'verl.trainer.ppo.core_algos',

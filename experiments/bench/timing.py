@@ -105,7 +105,7 @@ def timed(*sides, repeats: int) -> list[float]:
 
 
 def compare(case: Case, direction: str, inputs: Inputs, peers=None,
-            repeats: int = 7) -> dict:
+            repeats: int = 7, options: dict | None = None) -> dict:
   """One row of the table.
 
   Args:
@@ -114,13 +114,15 @@ def compare(case: Case, direction: str, inputs: Inputs, peers=None,
     inputs: of the size to be timed.
     peers: see `peers.load`; None times ours alone.
     repeats: of each side.
+    options: of XLA.
 
   Returns:
     The row: medians in ms, the time to compile in s, and the check.
   """
   arrays = own_arrays(case, inputs)
   start = time.perf_counter()
-  compiled = jax.jit(own_pass(case, direction)).lower(arrays).compile()
+  compiled = jax.jit(own_pass(case, direction)).lower(arrays).compile(
+      compiler_options=options)
   compile_s = time.perf_counter() - start
   row = dict(name=case.name, direction=direction, peer=case.theirs,
              compile_s=compile_s, peer_ms=None, ratio=None, difference=None,

@@ -149,18 +149,22 @@ def subtract_batch_mean() -> CreditTransform:
   return base.stateless(subtract)
 
 
-def whiten(*, ddof: int = 1, eps: float = 1e-8) -> CreditTransform:
+def whiten(
+    *, ddof: int = 1, eps: float = 1e-8, floor: float = 0.
+) -> CreditTransform:
   """(A − Ā) / √(var + eps) over all chosen tokens of the batch.
 
   Args:
     ddof: 1 for the sample variance, 0 for the population's.
     eps: added to the variance.
+    floor: the variance is at least this, with eps = 0 the other way to
+      divide by nothing small.
 
   Returns:
     A CreditTransform for advantages.
   """
   return base.stateless(lambda x, rollout: masking.masked_whiten(
-      x, taking_part(rollout), ddof=ddof, eps=eps))
+      x, taking_part(rollout), ddof=ddof, eps=eps, floor=floor))
 
 
 def gae(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from policyopt.credit import base
 from policyopt.ops import divergences, masking
+from policyopt.ops.ratios import Limit
 from policyopt.types import Array, CreditTransform, Rollout, read_extra
 
 
@@ -75,6 +76,10 @@ def kl_in_reward(
     *,
     estimator: str = 'k1',
     policy: str = 'log_probs',
+    k3_input_limit: Limit = 20.,
+    k3_output_limit: Limit = None,
+    input_limit: Limit = None,
+    output_limit: Limit = None,
 ) -> CreditTransform:
   """rₜ − β·KLₜ, the distance from the reference as a cost of every token.
 
@@ -83,6 +88,10 @@ def kl_in_reward(
     estimator: 'k1', 'k2', 'k3' or 'abs' (see `ops.kl_estimate`).
     policy: whose tokens they are: 'log_probs', the sampler's, or
       'old_log_probs', the learner's before its update.
+    k3_input_limit: the log-ratio is clamped to ±limit inside k3.
+    k3_output_limit: k3 is clamped to ±limit.
+    input_limit: the log-ratio is clamped to ±limit for every estimator.
+    output_limit: every estimate is clamped to ±limit.
 
   Returns:
     A CreditTransform for rewards.
@@ -94,9 +103,12 @@ def kl_in_reward(
     2019, arXiv:1909.08593.
   """
   needs = check_kl(estimator, policy)
+  limits = dict(
+      k3_input_limit=k3_input_limit, k3_output_limit=k3_output_limit,
+      input_limit=input_limit, output_limit=output_limit)
   return base.stateless(
       lambda x, rollout: x - beta * reference_kl(
-          rollout, estimator, policy, reader='kl_in_reward'), needs)
+          rollout, estimator, policy, reader='kl_in_reward', **limits), needs)
 
 
 def check_kl(estimator: str, policy: str) -> frozenset[str]:
@@ -127,7 +139,8 @@ def check_kl(estimator: str, policy: str) -> frozenset[str]:
 
 
 def reference_kl(
-    rollout: Rollout, estimator: str, policy: str, *, reader: str) -> Array:
+    rollout: Rollout, estimator: str, policy: str, *, reader: str,
+    **limits: Limit) -> Array:
   """The distance of the tokens that were drawn from the reference.
 
   Args:
@@ -135,6 +148,7 @@ def reference_kl(
     estimator: 'k1', 'k2', 'k3' or 'abs' (see `ops.kl_estimate`).
     policy: whose tokens they are, 'log_probs' or 'old_log_probs'.
     reader: who asks, for the error.
+    **limits: as in `ops.kl_estimate`.
 
   Returns:
     f32[B, T], 0 outside the mask.
@@ -148,7 +162,7 @@ def reference_kl(
     log_probs = read_extra(rollout, policy, reader)
   return divergences.kl_estimate(
       masking.fill(log_probs, rollout.mask),
-      masking.fill(ref, rollout.mask), value=estimator)
+      masking.fill(ref, rollout.mask), value=estimator, **limits)
 
 
 def row_rewards(x: Array, rollout: Rollout) -> Array:

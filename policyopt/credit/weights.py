@@ -18,6 +18,7 @@ from policyopt.ops import aggregation, normalizers, segments
 from policyopt.types import (
     Array,
     CreditTransform,
+    Rollout,
     read_extra,
     total_reward,
 )
@@ -35,6 +36,18 @@ def _aggregator(reduce: Callable[..., Array], count: str) -> CreditTransform:
   return base.stateless(weigh)
 
 
+def _rows(empty_rows: str) -> Callable[[Rollout], Array | None]:
+  """How many rows a mean over rows divides by; None: those with a token."""
+  check_name('empty_rows', empty_rows, aggregation.EMPTY_ROWS)
+
+  def rows(rollout):
+    # Rows of no group are padding, not responses without a token.
+    count = jnp.sum((rollout.group >= 0).astype(jnp.float32))
+    return jnp.maximum(count, 1)
+
+  return rows if empty_rows == 'count' else lambda rollout: None
+
+
 def token_mean(*, count: str = 'kept') -> CreditTransform:
   """The mean over all tokens of the batch: wₜ / N.
 
@@ -50,53 +63,67 @@ def token_mean(*, count: str = 'kept') -> CreditTransform:
   return _aggregator(lambda x, m, r: aggregation.token_mean(x, m), count)
 
 
-def sequence_mean(*, count: str = 'kept') -> CreditTransform:
+def sequence_mean(
+    *, count: str = 'kept', empty_rows: str = 'skip') -> CreditTransform:
   """The mean over rows of their token means: wₜ / (R·n).
 
   Args:
     count: 'kept' or 'mask', the tokens that the means run over.
+    empty_rows: whether rows without such a token count in R: 'skip' or
+      'count', as in TRL.
 
   Returns:
     A CreditTransform for weights.
 
   Raises:
-    ValueError: an unknown `count`.
+    ValueError: an unknown `count` or `empty_rows`.
   """
-  return _aggregator(lambda x, m, r: aggregation.sequence_mean(x, m), count)
+  rows = _rows(empty_rows)
+  return _aggregator(
+      lambda x, m, r: aggregation.sequence_mean(x, m, rows=rows(r)), count)
 
 
-def sequence_sum(*, count: str = 'kept') -> CreditTransform:
+def sequence_sum(
+    *, count: str = 'kept', empty_rows: str = 'skip') -> CreditTransform:
   """The mean over rows of their token sums: wₜ / R.
 
   Args:
-    count: 'kept' or 'mask'; a row without such a token is no row.
+    count: 'kept' or 'mask', the tokens that the sums run over.
+    empty_rows: as in `sequence_mean`.
 
   Returns:
     A CreditTransform for weights.
 
   Raises:
-    ValueError: an unknown `count`.
+    ValueError: an unknown `count` or `empty_rows`.
   """
-  return _aggregator(lambda x, m, r: aggregation.sequence_sum(x, m), count)
+  rows = _rows(empty_rows)
+  return _aggregator(
+      lambda x, m, r: aggregation.sequence_sum(x, m, rows=rows(r)), count)
 
 
-def constant_length(length: int, *, count: str = 'kept') -> CreditTransform:
+def constant_length(
+    length: int, *, count: str = 'kept', empty_rows: str = 'skip',
+) -> CreditTransform:
   """The mean over rows of their token sums over a constant: wₜ / (R·length).
 
   Args:
     length: the constant, usually the longest response allowed, in tokens.
-    count: 'kept' or 'mask'; a row without such a token is no row.
+    count: 'kept' or 'mask', the tokens that the sums run over.
+    empty_rows: as in `sequence_mean`.
 
   Returns:
     A CreditTransform for weights.
 
   Raises:
-    ValueError: `length` is not positive, or an unknown `count`.
+    ValueError: `length` is not positive, or an unknown `count` or
+      `empty_rows`.
   """
   if length <= 0:
     raise ValueError(f'length is {length}; it must be a positive number')
-  return _aggregator(
-      lambda x, m, r: aggregation.constant_length(x, m, length), count)
+  rows = _rows(empty_rows)
+  return _aggregator(lambda x, m, r: aggregation.constant_length(
+      x, m, length, rows=rows(r)), count)
 
 
 def prompt_mean(*, count: str = 'kept') -> CreditTransform:
@@ -125,7 +152,8 @@ _AGGREGATORS = {
 
 
 def aggregate(
-    name: str, *, length: int | None = None, count: str = 'kept'
+    name: str, *, length: int | None = None, count: str = 'kept',
+    empty_rows: str = 'skip',
 ) -> CreditTransform:
   """The aggregator of that name, for recipes and configs.
 
@@ -134,20 +162,25 @@ def aggregate(
       'prompt_mean'.
     length: tokens, for 'constant_length' only.
     count: 'kept' or 'mask', the tokens that the mean runs over.
+    empty_rows: for the means over rows, see `sequence_mean`.
 
   Returns:
     A CreditTransform for weights.
 
   Raises:
-    ValueError: an unknown name or `count`, or 'constant_length' without a
-      length.
+    ValueError: an unknown name, `count` or `empty_rows`, or
+      'constant_length' without a length.
   """
   check_name('aggregation', name, _AGGREGATORS)
+  check_name('empty_rows', empty_rows, aggregation.EMPTY_ROWS)
+  kw = dict(count=count)
+  if name.startswith('sequence_'):
+    kw['empty_rows'] = empty_rows
   if name != 'constant_length':
-    return _AGGREGATORS[name](count=count)
+    return _AGGREGATORS[name](**kw)
   if length is None:
     raise ValueError("aggregation 'constant_length' needs a length in tokens")
-  return constant_length(length, count=count)
+  return constant_length(length, empty_rows=empty_rows, **kw)
 
 
 def drop_flat_groups(

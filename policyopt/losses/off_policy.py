@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from policyopt.losses import surrogate
-from policyopt.ops import objectives, ratios, trust_region
+from policyopt.ops import divergences, objectives, ratios, trust_region
 from policyopt.types import Loss
 
 GRADIENTS = ('likelihood', 'ratio')
@@ -33,7 +33,8 @@ def dppo_surrogate(
     gradient: 'likelihood' as above; 'ratio' maximises M·ρ·A through ρ itself.
     penalty: of every token, dropped or not: penalty·(log ρ)².
     old: who sampled, as in `clipped_surrogate`.
-    log_ratio_limit: log ρ is clamped to ±limit before the exponential.
+    log_ratio_limit: log ρ is clamped to ±limit before the exponential; None:
+      only where that would overflow.
 
   Returns:
     A Loss. Metrics: as `clipped_surrogate`; clipped is what M drops.
@@ -49,7 +50,7 @@ def dppo_surrogate(
       ('gradient', gradient, GRADIENTS))
 
   def objective(terms):
-    ratio = jnp.exp(ratios.clamp(terms.log_ratio, log_ratio_limit))
+    ratio = divergences.bounded_exp(terms.log_ratio, log_ratio_limit)
     keep = trust_region.divergence_mask(
         terms.log_probs, terms.sampled, terms.advantages, max_fall, max_rise,
         divergence=divergence)

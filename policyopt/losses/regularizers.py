@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from policyopt.losses import base
 from policyopt.ops import divergences, masking, ratios
 from policyopt.types import Loss, read_extra
@@ -15,6 +13,7 @@ def kl_penalty(
     value: str = 'k3',
     gradient: str | None = None,
     ratio_weighted: bool = False,
+    score: bool = False,
     old: str = 'log_probs',
     log_ratio_limit: ratios.Limit = 20.,
     k3_input_limit: ratios.Limit = 20.,
@@ -25,17 +24,20 @@ def kl_penalty(
   """Σ wₜ·β·KLₜ(π ‖ π_ref); needs 'ref_log_probs'.
 
   The gradient that pulls π towards the reference by KL(π ‖ π_ref) is that of
-  k2, or of ρ·k3 (`ratio_weighted`); k3 alone descends KL(π_ref ‖ π), and k1
-  alone does nothing but add noise (see `ops.kl_estimate`).
+  k2, or of ρ·k3 (`ratio_weighted`, or `score` on-policy); k3 alone descends
+  KL(π_ref ‖ π), and k1 alone does nothing but add noise (see
+  `ops.kl_estimate`).
 
   Args:
     beta: β.
     value: the estimator: 'k1', 'k2', 'k3' or 'abs'.
     gradient: the estimator to differentiate; as `value` when None.
     ratio_weighted: multiply by ρ = π / π_old and differentiate it too.
+    score: differentiate ρ as if it were 1, and leave the value alone.
     old: π_old, who sampled: 'log_probs', the sampler's, or 'old_log_probs',
       the learner's before its update.
-    log_ratio_limit: log ρ is clamped to ±limit.
+    log_ratio_limit: log ρ is clamped to ±limit; None: only where its
+      exponential would overflow.
     k3_input_limit: the log-ratio is clamped to ±limit inside k3.
     k3_output_limit: k3 is clamped to ±limit.
     input_limit: the log-ratio is clamped to ±limit for every estimator.
@@ -66,15 +68,15 @@ def kl_penalty(
     ref = read_extra(rollout, 'ref_log_probs', 'kl_penalty')
     kl = divergences.kl_estimate(
         masking.fill(policy.log_probs, mask), masking.fill(ref, mask),
-        value=value, gradient=gradient, k3_input_limit=k3_input_limit,
-        k3_output_limit=k3_output_limit, input_limit=input_limit,
-        output_limit=output_limit)
+        value=value, gradient=gradient, score=score,
+        k3_input_limit=k3_input_limit, k3_output_limit=k3_output_limit,
+        input_limit=input_limit, output_limit=output_limit)
     per_token = kl
     if ratio_weighted:
       sampled = rollout.log_probs
       if old != 'log_probs':
         sampled = read_extra(rollout, old, 'kl_penalty')
-      per_token = kl * jnp.exp(ratios.log_ratio(
+      per_token = kl * divergences.bounded_exp(ratios.log_ratio(
           policy.log_probs, sampled, mask, limit=log_ratio_limit))
     loss = beta * base.weighted_sum(per_token, weights, mask)
     metrics = {

@@ -176,18 +176,20 @@ def clipped_surrogate(
 ) -> Loss:
   """Σ −wₜ·min(ρₜAₜ, clip(ρₜ, 1 − clip_low, 1 + clip_high)·Aₜ).
 
-  With level 'sequence' ρₜ is the row's geometric mean of the token ratios.
+  With level 'sequence' ρₜ is the row's geometric mean of the token ratios,
+  with 'product' their product, which is the ratio of the whole responses.
 
   Args:
     clip_low: how far the ratio may fall below 1.
     clip_high: how far it may rise above 1; infinite for no bound.
     dual_clip: c: where A < 0 the term is no smaller than c·A; None: no bound.
     ratio_cap: δ: min(ρ, δ) takes the place of the unclipped ρ; None: no cap.
-    level: 'token' or 'sequence'.
+    level: 'token', 'sequence' or 'product'.
     gradient: for level 'sequence', see `ops.sequence_log_ratio`.
     old: who sampled: 'log_probs', the sampler's, or 'old_log_probs', the
       learner's before its update.
-    log_ratio_limit: log ρ is clamped to ±limit before the exponential.
+    log_ratio_limit: log ρ is clamped to ±limit before the exponential; None:
+      only where that would overflow.
 
   Returns:
     A Loss. Metrics: 'loss/policy', 'kl/sampler', 'log_prob_gap' (mean
@@ -202,7 +204,7 @@ def clipped_surrogate(
     Dhariwal, Radford, Klimov, 2017, arXiv:1707.06347; level 'sequence':
     "Group Sequence Policy Optimization", Zheng et al., 2025, arXiv:2507.18071.
   """
-  check_choices(('level', level, ('token', 'sequence')),
+  check_choices(('level', level, ('token', 'sequence', 'product')),
                 ('gradient', gradient, ('sequence', 'token')))
 
   def objective(terms):
@@ -211,7 +213,10 @@ def clipped_surrogate(
       # The limit belongs to the exponent; single tokens enter the mean as is.
       log_ratio = ratios.sequence_log_ratio(
           log_ratio, terms.mask, gradient=gradient)
-    ratio = jnp.exp(ratios.clamp(log_ratio, log_ratio_limit))
+    elif level == 'product':
+      log_ratio = ratios.sequence_log_weight(
+          log_ratio, terms.mask, limit=None)
+    ratio = divergences.bounded_exp(log_ratio, log_ratio_limit)
     maximised = ratios.clipped_objective(
         ratio, terms.advantages, clip_low, clip_high, dual_clip=dual_clip,
         ratio_cap=ratio_cap)

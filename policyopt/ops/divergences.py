@@ -89,6 +89,7 @@ def kl_estimate(
     value: str = 'k3',
     gradient: str | None = None,
     ratio: Array | None = None,
+    score: bool = False,
     k3_input_limit: ratios.Limit = 20.,
     k3_output_limit: ratios.Limit = None,
     input_limit: ratios.Limit = None,
@@ -109,6 +110,9 @@ def kl_estimate(
     gradient: the estimator to differentiate; as `value` when None. With
       another one the value is kept by a straight-through term.
     ratio: f32[...], ρ, which multiplies the estimate and is differentiated.
+    score: adds estimate·∇log π to the gradient, and nothing to the value: ρ as
+      it is on-policy, where it is 1 (NeMo RL). Clamps that hold the estimate
+      hold this too.
     k3_input_limit: x is clamped to ±limit before k3's exponential; None: only
       where it would overflow.
     k3_output_limit: k3 is clamped to ±limit.
@@ -141,8 +145,10 @@ def kl_estimate(
   x = ratios.clamp(masking.as_float(log_probs) - ref, input_limit)
 
   def estimate(name):
-    return ratios.clamp(
-        _estimate(name, x, k3_input_limit, k3_output_limit), output_limit)
+    kl = _estimate(name, x, k3_input_limit, k3_output_limit)
+    if score:
+      kl = kl * (1 + (x - jax.lax.stop_gradient(x)))
+    return ratios.clamp(kl, output_limit)
 
   result = estimate(gradient)
   if gradient != value:

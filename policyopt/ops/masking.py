@@ -140,9 +140,10 @@ def masked_whiten(
     shift_mean: bool = True,
     ddof: int = 1,
     eps: float = 1e-8,
+    floor: float = 0.,
     count_eps: float = 0.,
 ) -> Array:
-  """(x − x̄) / √(var + eps) over the mask, 0 outside it.
+  """(x − x̄) / √(max(var, floor) + eps) over the mask, 0 outside it.
 
   Args:
     x: [...].
@@ -150,6 +151,7 @@ def masked_whiten(
     shift_mean: False adds the mean back afterwards.
     ddof: 1 for the sample variance, 0 for the population's.
     eps: added to the variance, inside the root.
+    floor: smallest variance.
     count_eps: added to the number of True places in means.
 
   Returns:
@@ -164,6 +166,7 @@ def masked_whiten(
   x = as_float(x)
   mean = masked_mean(x, mask, count_eps=count_eps)
   variance = masked_variance(x, mask, ddof=ddof, count_eps=count_eps)
+  variance = jnp.where(variance < floor, jnp.asarray(floor, x.dtype), variance)
   count = masked_sum(jnp.ones_like(x), mask)
   scale = jnp.where(
       count > ddof, jax.lax.rsqrt(variance + jnp.asarray(eps, x.dtype)), 1)

@@ -13,6 +13,7 @@ from tests.golden_adapters import (
     off_policy,
     preferences,
     surrogates,
+    trl_losses,
 )
 
 _MODULES = (
@@ -24,7 +25,8 @@ _MODULES = (
     methods_signals,
     off_policy,
     preferences,
-    surrogates)
+    surrogates,
+    trl_losses)
 ADAPTERS = {name: adapter for module in _MODULES
             for name, adapter in module.ADAPTERS.items()}
 assert len(ADAPTERS) == sum(len(module.ADAPTERS) for module in _MODULES)

@@ -1,6 +1,4 @@
-"""The policy losses of TRL, Tunix, OpenRLHF, prime-rl and slime."""
-
-import math
+"""The policy losses of Tunix, OpenRLHF, prime-rl and slime; rlax's oracles."""
 
 import jax
 import jax.numpy as jnp
@@ -11,225 +9,12 @@ from policyopt.losses import surrogate
 from tests.golden_adapters.common import COUNT_EPS, Adapter, array
 from tests.golden_adapters.surrogates import FREE, apply, padded
 
-# TRL keeps logarithms of sequence weights within these.
-TRL_LIMIT = (math.log(1e-8), 20.)
-
 
 def _mean(x, mask):
   return ops.masked_mean(jnp.asarray(x, jnp.float64), mask)
 
 
-def _single(*values):
-  """As torch.where(condition, number, number) has them: in float32."""
-  return tuple(float(np.float32(value)) for value in values)
-
-
-# TRL -------------------------------------------------------------------------
-
-
-def _trl_weights(loss_type, mask, params):
-  """Token weights; rows without a token count as rows."""
-  rows, mask = params['rows'], jnp.asarray(mask)
-  if loss_type in ('grpo', 'sapo'):
-    return ops.sequence_mean(mask, mask, rows=rows)
-  if loss_type == 'dr_grpo':
-    return ops.constant_length(
-        mask, mask, params['max_completion_length'], rows=rows)
-  if loss_type == 'luspo':
-    return ops.sequence_sum(mask, mask, rows=rows)
-  return ops.token_mean(mask, mask)  # bnpo, dapo, cispo, vespo
-
-
-def _log_ratio(inputs, level='token'):
-  log_ratio = ops.log_ratio(
-      inputs['per_token_logps'], inputs['old_per_token_logps'],
-      inputs['mask'], limit=None)
-  if level == 'sequence':
-    log_ratio = ops.sequence_log_ratio(log_ratio, inputs['mask'])
-  return log_ratio
-
-
-def _trl_vespo(params, importance):
-  """VESPO, with the sampler's correction inside the weight of the row."""
-  positive = _single(params.get('k_pos', 2.), params.get('lambda_pos', 3.))
-  negative = _single(params.get('k_neg', 3.), params.get('lambda_neg', 2.))
-  if importance is None:
-    return losses.vespo_surrogate(positive, negative)
-
-  def objective(terms):
-    log_weight = _trl_log_weight(terms.log_ratio, terms.mask, importance)
-    phi = ops.gamma_weight(log_weight, terms.advantages, positive, negative)
-    return ops.weighted_likelihood(
-        terms.log_probs, terms.advantages, phi), {}
-
-  return surrogate.surrogate(objective, reader='vespo')
-
-
-def _trl_log_weight(log_ratio, mask, importance):
-  log_weight = ops.sequence_log_weight(
-      log_ratio, mask, token_limit=20., limit=None)
-  if importance is not None:
-    importance = jnp.broadcast_to(importance, mask.shape)
-    log_importance = jnp.log(jnp.where(importance > 0, importance, 1e-30))
-    log_weight = log_weight + ops.sequence_log_weight(
-        log_importance, mask, token_limit=TRL_LIMIT, limit=None)
-  return ops.clamp(log_weight, TRL_LIMIT)
-
-
-def _trl_loss(params, importance):
-  loss_type, high = params['loss_type'], params.get('eps_high')
-  low = params.get('eps', .2)
-  high = low if high is None else high
-  if loss_type == 'cispo':
-    return losses.cispo_surrogate(low, high, bounds='upper', **FREE)
-  if loss_type == 'sapo':
-    return losses.sapo_surrogate(*_single(
-        params.get('tau_pos', 1.), params.get('tau_neg', 1.05)), **FREE)
-  if loss_type == 'vespo':
-    return _trl_vespo(params, importance)
-  return losses.clipped_surrogate(
-      low, high, level=params.get('level', 'token'),
-      ratio_cap=params.get('delta'), **FREE)
-
-
-def _trl_kl(params):
-  """β·k3, times the ratio unless that is switched off."""
-  weighted = params.get('use_bias_correction_kl', True)
-  level = params.get('level', 'token')
-
-  def objective(terms):
-    kl = ops.kl_estimate(
-        terms.log_probs,
-        ops.fill(terms.rollout.extras['ref_log_probs'], terms.mask),
-        value='k3', k3_input_limit=None)
-    if weighted:
-      log_ratio = terms.log_ratio
-      if level == 'sequence':
-        log_ratio = ops.sequence_log_ratio(log_ratio, terms.mask)
-      kl = kl * jnp.exp(log_ratio)
-    return -params['beta'] * kl, {'kl': (kl, terms.mask)}
-
-  return surrogate.surrogate(objective, reader='kl')
-
-
-def _quantile(values, q):
-  """torch.quantile of float32 values."""
-  values, rank = np.sort(values), np.float32(q) * np.float32(len(values) - 1)
-  below, weight = int(rank), np.float32(rank - int(rank))
-  low, high = values[below], values[min(below + 1, len(values) - 1)]
-  if weight < .5:
-    return low + weight * (high - low)
-  return high - (high - low) * (1 - weight)
-
-
-def _entropy_kept(inputs, params):
-  """Tokens whose entropy is in the top quantile, which is a float32 there."""
-  mask = inputs['mask'] != 0
-  if params.get('top_q', 1.) >= 1 or not mask.any():
-    return mask
-  entropy = inputs['entropies']
-  threshold = _quantile(
-      entropy[mask].astype(np.float32), 1 - params['top_q'])
-  return mask & (entropy >= np.float64(threshold))
-
-
-def _trl_clip_means(inputs, params):
-  """Which share of the ratios is clipped, at their own level."""
-  level = params.get('level', 'token')
-  low, mask = params.get('eps', .2), inputs['mask']
-  high = params.get('eps_high') or low
-  ratio = jnp.exp(_log_ratio(inputs, level))
-  advantages = jnp.broadcast_to(inputs['advantages'][:, None], mask.shape)
-  clipped = ops.clipped_away(ratio, advantages, low, high) & (mask != 0)
-  means = {'low': clipped & (advantages < 0),
-           'high': clipped & (advantages > 0), 'region': clipped}
-  if level == 'token':
-    return {name: _mean(x, mask) for name, x in means.items()}
-  # Means of float32 numbers there.
-  return {name: np.float64(np.float32(jnp.any(x, axis=1).sum()) / np.float32(
-      params['rows'])) for name, x in means.items()}
-
-
-def trl_grpo(inputs, params):
-  loss_type, mask = params['loss_type'], inputs['mask']
-  weights = _trl_weights(loss_type, mask, params)
-  importance = inputs.get('importance_sampling_ratio')
-  entropy = inputs.get('entropies')
-  args = (inputs['per_token_logps'], inputs['old_per_token_logps'],
-          inputs['advantages'], mask)
-  policy = weights * _entropy_kept(inputs, params)
-  if importance is not None and loss_type != 'vespo':
-    policy = policy * importance
-  loss = _trl_loss(params, importance)
-  total, gradient, reported = apply(loss, *args, policy)
-  out = {}
-  if loss_type in ('grpo', 'bnpo', 'dr_grpo', 'dapo', 'luspo'):
-    out |= {f'metrics/clip_ratio/{name}_mean': mean for name, mean in
-            _trl_clip_means(inputs, params).items()}
-  if loss_type == 'cispo' and importance is None and 'top_q' not in params:
-    clipped, _ = reported['clip_fraction/positive']
-    out['metrics/cispo_clip_ratio'] = clipped / max(1, mask.sum())
-  if params.get('beta'):
-    kl, kl_gradient, kl_reported = apply(
-        _trl_kl(params), *args, weights,
-        ref_log_probs=inputs['ref_per_token_logps'])
-    total, gradient = total + kl, gradient + kl_gradient
-    kl_sum, count = kl_reported['kl']
-    out['metrics/kl'] = kl_sum / jnp.maximum(count, 1)
-  if params.get('entropy_coef'):
-    out['metrics/policy_loss'] = total
-
-    def bonus(entropy):
-      return apply(losses.entropy_bonus(params['entropy_coef']), *args,
-                   weights * _entropy_kept(inputs, params), entropy=entropy)[0]
-
-    value, out['grad_entropies'] = jax.value_and_grad(bonus)(
-        jnp.asarray(entropy))
-    total = total + value
-  return out | {'loss': total, 'grad_per_token_logps': gradient}, None
-
-
-def trl_gmpo(inputs, params):
-  mask = jnp.asarray(inputs['mask'])
-  weights = ops.sequence_mean(mask, mask, rows=params['rows'])
-  low = params['eps']
-  high = params.get('eps_high') or low
-  args = (inputs['per_token_logps'], inputs['old_per_token_logps'],
-          inputs['advantages'], mask, weights)
-  total, gradient, reported = apply(
-      losses.gmpo_surrogate(low, high, **FREE), *args)
-  # A row without a token is a response of ratio 1 there: −A, a constant.
-  empty = ~np.any(inputs['mask'] != 0, axis=1)
-  total = total - np.sum(inputs['advantages'][empty]) / params['rows']
-  count = max(1, inputs['mask'].sum())
-  sides = {name: reported[f'clip_fraction/{sign}'][0] / count for name, sign in
-           (('low', 'negative'), ('high', 'positive'))}
-  out = {f'metrics/clip_ratio/{name}_mean': x for name, x in sides.items()}
-  if params.get('beta'):
-    # Plain k3 here: this trainer has no ratio to weigh it with.
-    kl, kl_gradient, kl_reported = apply(
-        _trl_kl({'use_bias_correction_kl': False} | params), *args,
-        ref_log_probs=inputs['ref_per_token_logps'])
-    total, gradient = total + kl, gradient + kl_gradient
-    kl_sum, tokens = kl_reported['kl']
-    out['metrics/kl'] = kl_sum / jnp.maximum(tokens, 1)
-  return out | {'loss': total, 'grad_per_token_logps': gradient}, None
-
-
-def trl_vespo_gamma_weights(inputs, params):
-  mask = inputs['mask']
-  log_weight = _trl_log_weight(
-      inputs['log_ratio_per_token'], mask,
-      inputs['importance_sampling_ratio'])
-  # A row without a token has weight 1: log_weight is 0 outside the mask.
-  log_weight = jnp.sum(log_weight, axis=1) / jnp.maximum(mask.sum(1), 1)
-  return {'phi': ops.gamma_weight(
-      log_weight[:, None], jnp.asarray(inputs['advantages'][:, :1]),
-      _single(params['k_pos'], params['lambda_pos']),
-      _single(params['k_neg'], params['lambda_neg']))}, None
-
-
-# Tunix -----------------------------------------------------------------------
+# Tunix.
 
 
 def _tunix_weights(mode, mask, params):
@@ -329,7 +114,7 @@ def tunix_grpo_loss(inputs, params):
       'metrics/ppo_kl': _mean(-log_ratio, mask)}, None
 
 
-# OpenRLHF --------------------------------------------------------------------
+# OpenRLHF.
 
 
 def openrlhf_policy_loss(inputs, params):
@@ -372,7 +157,7 @@ def _openrlhf_importance(inputs, params):
   return ops.importance_weights(log_ratio, inputs['action_mask'], **kw)
 
 
-# prime-rl --------------------------------------------------------------------
+# prime-rl.
 
 
 def _ipo(threshold, penalty):
@@ -410,14 +195,13 @@ def prime_rl_losses(case):
   masked = sum(reported[f'clip_fraction/{sign}'][0]
                for sign in ('positive', 'negative'))
   out = {'loss_sum': total, 'grad_trainer_logprobs': gradient[0]}
-  if (array(case['inputs']['advantages']) != 0).all():
-    # They divide in float32.
+  if (array(case['inputs']['advantages']) != 0).all():  # A float32 there.
     out['metrics/is_masked'] = np.float64(
         np.float32(masked) / np.float32(max(1, mask.sum())))
   return out, None
 
 
-# slime -----------------------------------------------------------------------
+# slime.
 
 
 def slime_losses(case):
@@ -437,8 +221,8 @@ def slime_losses(case):
       x['log_probs'], x['old_log_probs'], real, limit=None)
   drift = jnp.broadcast_to(
       ops.masked_mean(log_ratio, x['loss_masks'], axis=1)[:, None], real.shape)
-  ppo, gspo, cispo = (params[name] for name in ('ppo', 'gspo', 'cispo'))
   ratio = jnp.exp(log_ratio)
+  ppo, gspo, cispo = (params[name] for name in ('ppo', 'gspo', 'cispo'))
   out = {
       'ppo_token_loss': -ops.clipped_objective(
           ratio, advantages, ppo['eps'], ppo['eps_high'],
@@ -455,6 +239,44 @@ def slime_losses(case):
   return {name: value[np.asarray(real)] for name, value in out.items()}, None
 
 
+# rlax.
+
+
+def rlax_clipped_surrogate(case):
+  params = case['params']
+  ratio, advantages = (
+      jnp.asarray(array(case['inputs'][k])) for k in ('prob_ratios_t', 'adv_t'))
+
+  def loss(ratio):
+    return -jnp.mean(ops.clipped_objective(
+        ratio, advantages, params['epsilon'], params['epsilon']))
+
+  value, gradient = jax.value_and_grad(loss)(ratio)
+  return {'loss': value, 'grad_prob_ratios': gradient}, None
+
+
+def rlax_categorical(case):
+  inputs = {k: jnp.asarray(array(v)) for k, v in case['inputs'].items()}
+  p, q, action = inputs['p_logits'], inputs['q_logits'], inputs['a_t']
+  own = jnp.arange(len(p)), action.astype(int)
+  log_p, log_q = (jax.nn.log_softmax(x)[own] for x in (p, q))
+  there = jnp.ones(len(p), bool)
+  return {
+      'kl': ops.categorical_kl(p, q),
+      'entropy_loss': -jnp.mean(inputs['w_t'] * ops.entropy_from_logits(p)),
+      'is_ratio': jnp.exp(ops.log_ratio(log_p, log_q, there, limit=None)),
+  }, None
+
+
+def rlax_vmpo_weights(case):
+  params = case['params']
+  advantages = jnp.asarray(array(case['inputs']['advantages']))
+  weights, loss = ops.vmpo_weights(
+      advantages, jnp.ones(advantages.shape, bool), params['temperature'],
+      params['epsilon'], top_fraction=params['top_k_fraction'])
+  return {'weights': weights, 'temperature_loss': loss}, None
+
+
 def _tunix_tolerance(case):
   """All of it is float32 there, the sum that the loss is too."""
   largest = np.abs(array(case['inputs']['advantages'])).max(initial=1.)
@@ -467,14 +289,12 @@ ADAPTERS = {
         padded(openrlhf_policy_loss, 'action_mask'), raw=True),
     'prime_rl_losses': Adapter(prime_rl_losses, raw=True),
     'slime_losses': Adapter(slime_losses, raw=True),
-    'trl_gmpo': Adapter(padded(trl_gmpo, 'mask'), raw=True),
-    'trl_grpo_losses': Adapter(padded(trl_grpo, 'mask'), raw=True),
-    'trl_grpo_options': Adapter(padded(trl_grpo, 'mask'), raw=True),
-    'trl_vespo_gamma_weights': Adapter(
-        padded(trl_vespo_gamma_weights, 'mask'), raw=True),
     'tunix_grpo_loss': Adapter(
         padded(tunix_grpo_loss, 'completion_mask'), raw=True,
         tolerance=_tunix_tolerance),
     'tunix_ppo_loss': Adapter(
         padded(tunix_ppo_loss, 'completion_mask'), raw=True),
+    'rlax_categorical': Adapter(rlax_categorical, raw=True),
+    'rlax_clipped_surrogate': Adapter(rlax_clipped_surrogate, raw=True),
+    'rlax_vmpo_weights': Adapter(rlax_vmpo_weights, raw=True),
 }

@@ -1,4 +1,4 @@
-"""Token surrogates: verl's policy losses, M2PO's mask, rlax's oracles."""
+"""Token surrogates: verl's policy losses, and M2PO's mask."""
 
 import jax
 import jax.numpy as jnp
@@ -238,7 +238,7 @@ def _torch_order(values, count):
       swap(first, last)
       first += 1
 
-  if count * 64 <= len(values):
+  if count * 64 <= len(values) or not queue:
     return sorted(queue, key=lambda i: -values[i])
   first, last = 0, len(queue)
   while last - first > 3:
@@ -257,7 +257,7 @@ def kl_cov(inputs, params):
   # Our choice among equal entries is the first: hand them over in its order.
   inside = np.flatnonzero(np.asarray(mask))
   values = np.asarray(covariance).reshape(-1)[inside]
-  order = inside[_torch_order(values, int(count))]
+  order = inside[np.array(_torch_order(values, int(count)), int)]
   chosen = ops.first_tokens(
       jnp.ones(len(order), bool), -covariance.reshape(-1)[order], count)
   charge = jnp.zeros(mask.size, bool).at[order].set(chosen)
@@ -278,41 +278,6 @@ def m2po_mask(inputs, params):
       log_ratio, mask, params['m2_threshold'])}, None
 
 
-def rlax_clipped_surrogate(case):
-  params = case['params']
-  ratio, advantages = (
-      jnp.asarray(array(case['inputs'][k])) for k in ('prob_ratios_t', 'adv_t'))
-
-  def loss(ratio):
-    return -jnp.mean(ops.clipped_objective(
-        ratio, advantages, params['epsilon'], params['epsilon']))
-
-  value, gradient = jax.value_and_grad(loss)(ratio)
-  return {'loss': value, 'grad_prob_ratios': gradient}, None
-
-
-def rlax_categorical(case):
-  inputs = {k: jnp.asarray(array(v)) for k, v in case['inputs'].items()}
-  p, q, action = inputs['p_logits'], inputs['q_logits'], inputs['a_t']
-  own = jnp.arange(len(p)), action.astype(int)
-  log_p, log_q = (jax.nn.log_softmax(x)[own] for x in (p, q))
-  there = jnp.ones(len(p), bool)
-  return {
-      'kl': ops.categorical_kl(p, q),
-      'entropy_loss': -jnp.mean(inputs['w_t'] * ops.entropy_from_logits(p)),
-      'is_ratio': jnp.exp(ops.log_ratio(log_p, log_q, there, limit=None)),
-  }, None
-
-
-def rlax_vmpo_weights(case):
-  params = case['params']
-  advantages = jnp.asarray(array(case['inputs']['advantages']))
-  weights, loss = ops.vmpo_weights(
-      advantages, jnp.ones(advantages.shape, bool), params['temperature'],
-      params['epsilon'], top_fraction=params['top_k_fraction'])
-  return {'weights': weights, 'temperature_loss': loss}, None
-
-
 ADAPTERS = {
     'cispo_loss': Adapter(padded(cispo_loss, 'response_mask'), raw=True),
     'clip_cov': Adapter(padded(clip_cov, 'response_mask'), raw=True),
@@ -323,8 +288,5 @@ ADAPTERS = {
     'gpg_loss': Adapter(padded(gpg_loss, 'response_mask'), raw=True),
     'kl_cov': Adapter(padded(kl_cov, 'response_mask'), raw=True),
     'm2po_mask': Adapter(padded(m2po_mask, 'loss_mask'), raw=True),
-    'rlax_categorical': Adapter(rlax_categorical, raw=True),
-    'rlax_clipped_surrogate': Adapter(rlax_clipped_surrogate, raw=True),
-    'rlax_vmpo_weights': Adapter(rlax_vmpo_weights, raw=True),
     'sapo_loss': Adapter(padded(sapo_loss, 'response_mask'), raw=True),
 }
