@@ -55,8 +55,7 @@ def evaluate_run(workdir, step, problems, samples, ks, seed, **sampler):
       raise ValueError(f'k is {k}; with {samples} samples per problem it must '
                        f'be in [1, {samples}]')
   config = record.load_config(workdir)
-  method = methods.build(
-      config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
+  method = methods.from_config(config)
   setup = prepare(config, method)
   try:
     setup = setup._replace(

@@ -53,9 +53,7 @@ def run(config, name: str, seed: int, folder: str) -> dict:
     os.makedirs(workdir)
     for part in ('warm_start', 'evaluations'):
       shutil.copytree(os.path.join(shared, part), os.path.join(workdir, part))
-  method = methods.build(name, config.method_kw,
-                         max_tokens=config.sampler.max_tokens)
-  loop.train(config, method, workdir)
+  loop.train(config, methods.from_config(config), workdir)
   if not os.path.exists(shared):
     _share_warm_start(workdir, shared)
   with open(os.path.join(workdir, 'result.json')) as file:

@@ -33,8 +33,7 @@ def main(argv):
     if len(argv) > 1:
       raise ValueError(f'unexpected argument {argv[1]!r}; flags begin with --')
     config = _CONFIG.value
-    method = methods.build(
-        config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
+    method = methods.from_config(config)
     result = loop.train(config, method, _WORKDIR.value)
   print(json.dumps(result))
 

@@ -8,9 +8,11 @@ cases of which files were run, and which files have no adapter.
 """
 
 import numpy as np
+import pytest
 
 from tests.golden_adapters import ADAPTERS, common
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 ELSEWHERE = {'pass_at_k': 'tests/ops/test_statistics.py'}
 MASKS = ('response_mask', 'completion_mask', 'loss_mask', 'mask', 'logprob')
 

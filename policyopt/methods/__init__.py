@@ -13,7 +13,13 @@ from policyopt.methods.frameworks import (
     frameworks,
     in_framework,
 )
-from policyopt.methods.lookup import build, folder, names, recipe
+from policyopt.methods.lookup import (
+    build,
+    folder,
+    from_config,
+    names,
+    recipe,
+)
 from policyopt.methods.preferences import *  # noqa: F403
 from policyopt.methods.surrogates import *  # noqa: F403
 
@@ -24,6 +30,7 @@ __all__ = [  # noqa: PLE0604
     'dialect',
     'folder',
     'frameworks',
+    'from_config',
     'in_framework',
     'names',
     'recipe',

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from policyopt.ops import ratios
+from policyopt.ops import (
+    aggregation,
+    divergences,
+    normalizers,
+    off_policy,
+    ratios,
+    returns,
+)
 
 _CHOICES = {
     'baseline': ('group_mean', 'leave_one_out', 'critic'),
     'std': ('sample', 'population', 'others', 'none'),
+    'singleton': normalizers.SINGLETON_RULES,
+    'level': ('token', 'sequence', 'product'),
+    'old': ('log_probs', 'old_log_probs'),
+    'empty_rows': aggregation.EMPTY_ROWS,
+    'observations': returns.OBSERVATIONS,
+    'kl': divergences.ESTIMATORS,
+    'kl_gradient': (None, *divergences.ESTIMATORS),
+    'importance': (None, *off_policy.LEVELS),
+    'importance_bound': off_policy.BOUNDS,
     'reward_clip_place': ('reward', 'score'),
     'whiten': ('sample', 'population', 'none'),
     'whiten_guard': ('add', 'floor'),
@@ -83,8 +99,9 @@ class Dialect(NamedTuple):
       run through them: 'bridge', 'decay' or 'cut'.
     whiten: over the batch's tokens, by the spread of the 'sample' or the
       'population', or 'none'.
-    whiten_eps: keeps the variance from 0,
-    whiten_guard: by being added to it ('add') or as its minimum ('floor').
+    whiten_eps: what keeps the variance from 0.
+    whiten_guard: how: it is added to the variance ('add') or the smallest that
+      the variance can be ('floor').
     value_coef: weight of the value loss ½(v − G)².
     value_clip: how far a value may move from its old one, or None.
     entropy_coef: weight of the entropy bonus.

@@ -58,8 +58,8 @@ _TUNIX = Dialect(**_PLAIN | dict(
 
 _NEMO = Dialect(**_PLAIN | dict(
     source='NVIDIA-NeMo/RL 7ea279ab: nemo_rl/algorithms/'
-           'advantage_estimator.py, nemo_rl/algorithms/loss/'
-           'loss_functions.py, examples/configs/grpo_math_1B.yaml',
+           '{advantage_estimator,utils,loss/loss_functions}.py, '
+           'examples/configs/grpo_math_1B.yaml',
     baseline='leave_one_out', std='others', beta=0.01, kl_ratio='one',
     kl_input_limit=20., kl_output_limit=10.))
 

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from policyopt.methods import advantages, base, preferences, surrogates
+from policyopt.models.presets import preset
 from policyopt.names import check_name
 from policyopt.types import Method
 
@@ -77,9 +78,8 @@ def build(
     name: as listed by `names`.
     kw: its keyword arguments; the others, and those that are None, keep
       their defaults.
-    **defaults: instead of the recipe's own where `kw` does not say, such as
-      `max_tokens`, the longest response that the sampler draws; ignored by a
-      recipe that has no such argument.
+    **defaults: instead of the recipe's own where `kw` does not say; ignored
+      by a recipe that has no such argument.
 
   Returns:
     The method.
@@ -105,3 +105,25 @@ def build(
   if missing:
     raise ValueError(f'method {name!r} needs a value for {missing}')
   return fn(**kw)
+
+
+def from_config(config) -> Method:
+  """The method of a config, told the sizes of its run.
+
+  Args:
+    config: as `configs/common.py: base` returns it; `method`, `method_kw`,
+      `sampler.max_tokens` and `model` are read.
+
+  Returns:
+    The method. Arguments that the config leaves open and that are sizes of
+    the run get them: `max_tokens`, the longest response, and `vocab_size` and
+    `width` of the model.
+
+  Raises:
+    ValueError: as `build`, or an unknown preset or field of the model.
+  """
+  fields = {k: v for k, v in config.model.kw.items() if v is not None}
+  model = preset(config.model.preset, **fields)
+  return build(
+      config.method, config.method_kw, max_tokens=config.sampler.max_tokens,
+      vocab_size=model.vocab_size, width=model.width)

@@ -21,11 +21,6 @@ def get_config(name, arg=''):
   return importlib.import_module(f'configs.{name}').get_config(arg)
 
 
-def build(config):
-  return methods.build(
-      config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
-
-
 def test_there_are_configs():
   assert {'demo', 'grpo'} <= set(CONFIGS)
 
@@ -38,7 +33,7 @@ def test_a_config_prepares_without_compiling(name, arg):
   if 'workers' in config.task_kw:
     config.task_kw.workers = 0  # No processes for a run that does not start.
   with count_compiles() as compiles:
-    setup = prepare(config, build(config))
+    setup = prepare(config, methods.from_config(config))
     setup.close()
   assert compiles.count == 0
   assert setup.train.name == setup.test.name
@@ -100,7 +95,7 @@ def test_hyper_parameters_and_fields_of_the_model_can_be_set():
   config = common.base(
       'quick,method=ppo,method_kw.lam=0.5,model.kw.num_layers=1')
   config.task_kw.workers = 0
-  assert prepare(config, build(config)).model.num_layers == 1
+  assert prepare(config, methods.from_config(config)).model.num_layers == 1
   # One that belongs to another method is refused when the method is made.
   with pytest.raises(ValueError, match="of method ppo 'rounds'"):
-    build(common.base('method=ppo,method_kw.rounds=2'))
+    methods.from_config(common.base('method=ppo,method_kw.rounds=2'))

@@ -59,16 +59,12 @@ def small(name):
   config.optimizer.update(learning_rate=1e-2, warmup_steps=0)
   config.update(prompts=8, samples=4, steps=STEPS, checkpoint_every=2)
   config.evaluation.update(problems=16, samples=4, every=0)
-  if 'width' in config.method_kw and config.method_kw.width is not None:
-    config.method_kw.width = 16
   return config
 
 
 def run(name, workdir):
   config = small(name)
-  method = methods.build(
-      config.method, config.method_kw, max_tokens=config.sampler.max_tokens)
-  return loop.train(config, method, str(workdir))
+  return loop.train(config, methods.from_config(config), str(workdir))
 
 
 @pytest.mark.parametrize('name', NAMES)

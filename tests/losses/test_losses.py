@@ -37,6 +37,36 @@ def test_policy_gradient():
   assert float(metrics['kl/sampler'][1]) == 3
 
 
+def test_the_ratio_of_whole_responses():
+  """Level 'product': every token carries the ratio of its row."""
+  loss = losses.clipped_surrogate(level='product', log_ratio_limit=None)
+  def value(log_probs):
+    return loss.apply(PolicyOutput(log_probs=log_probs), ADVANTAGES, WEIGHTS,
+                      _rollout())[0]
+
+  log_probs = _at(-.9, -1.05, -1.3)
+  total, gradient = jax.value_and_grad(value)(log_probs)
+  first, second = np.exp(.05), .8  # The second row is clipped.
+  assert np.exp(-.3) < second
+  assert float(total) == pytest.approx(-first + second, rel=1e-5)
+  np.testing.assert_allclose(
+      gradient, _at(-first, -first, 0.), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('loss', [
+    losses.clipped_surrogate(log_ratio_limit=None),
+    losses.clipped_surrogate(level='product', log_ratio_limit=None),
+    losses.dppo_surrogate(gradient='ratio', log_ratio_limit=None),
+    losses.kl_penalty(.1, ratio_weighted=True, log_ratio_limit=None)])
+@pytest.mark.parametrize('by', [1e4, -1e4])
+def test_no_clamp_is_one_where_the_exponential_would_overflow(loss, by):
+  rollout = _rollout(ref_log_probs=_at(-1., -1., -1.))
+  for far in (_at(by, by, by), _at(by, 0., -by)):
+    total, gradient = jax.value_and_grad(lambda x: loss.apply(
+        PolicyOutput(log_probs=x), ADVANTAGES, WEIGHTS, rollout)[0])(far)
+    assert np.isfinite(total) and np.isfinite(gradient).all()
+
+
 def test_clip_fractions_are_counted_by_sign():
   policy = _policy(0., -1., -3.)  # ratios e, 1 and e**-2
   loss, metrics = losses.clipped_surrogate(.2, .3).apply(

@@ -12,8 +12,17 @@ from tests.golden_adapters import ADAPTERS
 from tests.methods import rollouts
 from tests.methods.table import TABLE
 
-pytestmark = pytest.mark.parametrize('row', range(len(TABLE)), ids=[
-    f'{i}-{row["name"]}' for i, row in enumerate(TABLE)])
+
+def _params():
+  """Every row; the further settings of a method only with the slow tests."""
+  seen = set()
+  for index, row in enumerate(TABLE):
+    marks = [pytest.mark.slow] if row['name'] in seen else []
+    seen.add(row['name'])
+    yield pytest.param(index, marks=marks, id=f'{index}-{row["name"]}')
+
+
+pytestmark = pytest.mark.parametrize('row', _params())
 
 
 # These programs are compiled once and run on a handful of tokens.

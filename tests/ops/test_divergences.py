@@ -43,11 +43,27 @@ def _forward(theta):
     (dict(value='k3', gradient='k2'), _reverse),
     (dict(value='k1', weighted=True), _reverse),
     (dict(value='k3', weighted=True), _reverse),
+    (dict(value='k1', score=True), _reverse),
+    (dict(value='k3', score=True), _reverse),
 ], ids=str)
 def test_what_the_gradients_descend_on_policy(kw, exact):
   gradient = jax.grad(_expected)(THETA, **kw)
   expected = jnp.zeros(3) if exact is None else jax.grad(exact)(THETA)
   np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_the_score_is_of_the_gradient_alone_and_held_by_the_clamps():
+  x = jnp.array([.5, 3., 7.])
+  kw = dict(value='k2', input_limit=5., output_limit=4.)
+  with_score, without = (
+      jax.value_and_grad(lambda x, s=score: jnp.sum(ops.kl_estimate(
+          x, jnp.zeros(3), score=s, **kw)))(x) for score in (True, False))
+  assert float(with_score[0]) == float(without[0])
+  # ½x² + x, then nothing: the estimate, and then x itself, is out of bounds.
+  np.testing.assert_allclose(with_score[1], [.5 + .125, 0., 0.], rtol=1e-6)
+  loose = jax.grad(lambda x: jnp.sum(ops.kl_estimate(
+      x, jnp.zeros(3), value='k2', input_limit=5., score=True)))(x)
+  np.testing.assert_allclose(loose, [.625, 3 + 4.5, 0.], rtol=1e-6)
 
 
 @pytest.mark.parametrize('value', ['k1', 'k3'])

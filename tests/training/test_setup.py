@@ -25,8 +25,7 @@ def make_config(changes=None):
 
 
 def make_method(config, needs=None):
-  method = methods.build(config.method, config.method_kw,
-                         max_tokens=config.sampler.max_tokens)
+  method = methods.from_config(config)
   if needs is not None:
     method = method._replace(loss=Loss(method.loss.apply, frozenset(needs)))
   return method
@@ -34,9 +33,8 @@ def make_method(config, needs=None):
 
 def assert_refused(config, message, needs=None):
   """One line that says so, and nothing was compiled for it."""
-  method = make_method(config, needs)
   with count_compiles() as compiles, pytest.raises(ValueError) as error:
-    setup.prepare(config, method)
+    setup.prepare(config, make_method(config, needs))
   assert message in str(error.value)
   assert '\n' not in str(error.value)
   assert compiles.count == 0
