@@ -10,7 +10,8 @@ from policyopt.credit import base
 from policyopt.credit.advantages import spread_rows, taking_part
 from policyopt.credit.rewards import environment_rewards, row_rewards
 from policyopt.names import check_name
-from policyopt.ops import baselines, masking, normalizers, others, returns
+from policyopt.ops import masking, normalizers, returns
+from policyopt.ops.estimators import baselines, others
 from policyopt.types import Array, CreditTransform, Rollout, read_extra
 
 WHITENING = ('sequence', 'token', 'none')

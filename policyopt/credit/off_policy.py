@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.advantages import taking_part
 from policyopt.credit.reports import batch_metric
-from policyopt.ops import masking, mismatch, off_policy, ratios
+from policyopt.ops import masking, ratios
+from policyopt.ops.surrogates import mismatch, off_policy
 from policyopt.types import (
     Array,
     CreditTransform,

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.advantages import spread_rows, taking_part
 from policyopt.credit.rewards import row_rewards
-from policyopt.ops import masking, pairs, segments
+from policyopt.ops import masking, segments
+from policyopt.ops.pairwise import pairs
 from policyopt.types import Array, CreditTransform, Rollout, read_extra
 
 Roles = Callable[[Array, Rollout], Array]

@@ -7,13 +7,8 @@ import jax.numpy as jnp
 from policyopt.credit import base
 from policyopt.credit.advantages import taking_part
 from policyopt.names import check_name
-from policyopt.ops import (
-    masking,
-    normalizers,
-    returns,
-    segments,
-    token_baselines,
-)
+from policyopt.ops import masking, normalizers, returns, segments
+from policyopt.ops.estimators import token_baselines
 from policyopt.types import CreditTransform, read_extra
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.losses import surrogate
-from policyopt.ops import entropy_scale, masking, ratios
+from policyopt.ops import masking, ratios
+from policyopt.ops.signals import entropy_scale
 from policyopt.types import Loss, read_extra
 
 

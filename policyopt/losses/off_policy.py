@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from policyopt.losses import surrogate
-from policyopt.ops import divergences, objectives, ratios, trust_region
+from policyopt.ops import divergences, ratios
+from policyopt.ops.surrogates import objectives, trust_region
 from policyopt.types import Loss
 
 GRADIENTS = ('likelihood', 'ratio')

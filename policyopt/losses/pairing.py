@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.losses import base
-from policyopt.ops import masking, pairs, segments
+from policyopt.ops import masking, segments
+from policyopt.ops.pairwise import pairs
 from policyopt.types import Array, Metrics, PolicyOutput, Rollout
 
 

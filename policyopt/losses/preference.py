@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from policyopt.losses import base, pairing
 from policyopt.names import check_name
-from policyopt.ops import preferences, reference_free
+from policyopt.ops.pairwise import preferences, reference_free
 from policyopt.types import Loss, read_extra
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from policyopt.losses import base, pairing
-from policyopt.ops import margins, masking
+from policyopt.ops import masking
+from policyopt.ops.pairwise import margins
 from policyopt.types import Loss, read_extra
 
 

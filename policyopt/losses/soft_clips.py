@@ -7,7 +7,8 @@ import math
 import jax.numpy as jnp
 
 from policyopt.losses import surrogate
-from policyopt.ops import objectives, ratios
+from policyopt.ops import ratios
+from policyopt.ops.surrogates import objectives
 from policyopt.types import Loss
 
 BOUNDS = ('both', 'upper')

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from policyopt.ops import (
-    aggregation,
-    divergences,
-    normalizers,
-    off_policy,
-    ratios,
-    returns,
-)
+from policyopt.ops import aggregation, divergences, normalizers, ratios, returns
+from policyopt.ops.surrogates import off_policy
 
 _CHOICES = {
     'baseline': ('group_mean', 'leave_one_out', 'critic'),

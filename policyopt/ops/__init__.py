@@ -8,84 +8,50 @@ from policyopt.ops.aggregation import (
     sequence_sum,
     token_mean,
 )
-from policyopt.ops.baselines import (
+from policyopt.ops.bits import num_words, pack_kept, unpack_kept
+from policyopt.ops.controllers import adapt_coefficient
+from policyopt.ops.divergences import KL_LIMITS, kl_estimate
+from policyopt.ops.entropy import entropy_from_logits
+from policyopt.ops.estimators.baselines import (
     divide_by_mean,
     length_weighted_centre,
     live_scale,
     standardize_channels,
     standardize_rows,
 )
-from policyopt.ops.beta import (
+from policyopt.ops.estimators.beta import (
     BetaFit,
     beta_normalize,
     beta_weights,
     check_beta,
     fit_beta,
 )
-from policyopt.ops.bits import num_words, pack_kept, unpack_kept
-from policyopt.ops.channels import spread_weighted, spread_weights
-from policyopt.ops.confidence import (
-    confidence_shift,
-    error_multiplier,
-    prompt_tokens,
-    tail_confidence,
-)
-from policyopt.ops.consistency import (
-    BLENDS,
-    blend_weight,
-    consistency_coefficient,
-    consistency_entropy,
-    prompt_standardize,
-)
-from policyopt.ops.controllers import adapt_coefficient
-from policyopt.ops.covariance import (
-    first_tokens,
-    fraction_of_tokens,
-    token_covariance,
-    token_words,
-)
-from policyopt.ops.curvature import (
-    HeadMoments,
-    candidate_scores,
-    empty_moments,
-    logit_change,
-    predicted_change,
-    update_moments,
-    within_limits,
-)
-from policyopt.ops.difficulty import (
+from policyopt.ops.estimators.channels import spread_weighted, spread_weights
+from policyopt.ops.estimators.difficulty import (
     competence,
     difficulty_weights,
     longer_when_correct,
     success_rates,
 )
-from policyopt.ops.divergences import KL_LIMITS, kl_estimate
-from policyopt.ops.entropy import entropy_from_logits
-from policyopt.ops.entropy_scale import (
-    EntropyScale,
-    Heat,
-    adaptive_clip,
-    entropy_score,
-    fit_entropy_scale,
-    heated,
-    redistribute,
+from policyopt.ops.estimators.halves import (
+    conditional_advantages,
+    half_means,
+    upper_half,
 )
-from policyopt.ops.halves import conditional_advantages, half_means, upper_half
-from policyopt.ops.hidden_rank import (
-    RankDynamics,
-    check_windows,
-    chosen_first,
-    effective_rank,
-    prefix_ranks,
-    rank_dynamics,
-    rank_growth,
-    rank_steps,
+from policyopt.ops.estimators.others import (
+    best_margin,
+    leave_one_out_standardize,
+    others_std,
+    top_two,
 )
-from policyopt.ops.margins import (
-    bradley_terry_losses,
-    hinge,
-    smooth_logistic,
+from policyopt.ops.estimators.token_baselines import (
+    gradient_energy,
+    optimal_token_baseline,
+    token_positions,
 )
+from policyopt.ops.estimators.token_groups import token_group_standardize
+from policyopt.ops.estimators.trajectories import VTrace, lambda_returns, vtrace
+from policyopt.ops.estimators.virtual import check_virtual, virtual_standardize
 from policyopt.ops.masking import (
     as_float,
     fill,
@@ -95,70 +61,26 @@ from policyopt.ops.masking import (
     masked_whiten,
     safe_divide,
 )
-from policyopt.ops.mismatch import (
-    mismatch_statistic,
-    off_policy_metrics,
-    rejection_mask,
-)
 from policyopt.ops.normalizers import (
     check_rules,
     flat_groups,
     group_standardize,
     leave_one_out,
 )
-from policyopt.ops.objectives import (
-    gamma_weight,
-    one_sided_clip,
-    quadratic_objective,
-    soft_gate,
-    tapered_weight,
-    weighted_likelihood,
+from policyopt.ops.pairwise.margins import (
+    bradley_terry_losses,
+    hinge,
+    smooth_logistic,
 )
-from policyopt.ops.off_policy import (
-    effective_sample_size,
-    importance_ratios,
-    importance_weights,
-    normalize_weights,
-    off_policy_sequence_mask,
-)
-from policyopt.ops.ordering import (
-    fraction_count,
-    lowest_mean,
-    rank_in_group,
-    top_fraction,
-)
-from policyopt.ops.others import (
-    best_margin,
-    leave_one_out_standardize,
-    others_std,
-    top_two,
-)
-from policyopt.ops.pairs import best_and_worst, split_pairs
-from policyopt.ops.preferences import (
+from policyopt.ops.pairwise.pairs import best_and_worst, split_pairs
+from policyopt.ops.pairwise.preferences import (
     DIVERGENCES,
     DPO_KINDS,
     check_dpo,
     divergence_score,
     dpo_pair_losses,
 )
-from policyopt.ops.rank_bonus import (
-    RankBaseline,
-    bounded_bonus,
-    check_controller,
-    current_mean,
-    empty_baseline,
-    next_baseline,
-    rank_signal,
-)
-from policyopt.ops.ratios import (
-    clamp,
-    clipped_away,
-    clipped_objective,
-    log_ratio,
-    sequence_log_ratio,
-    sequence_log_weight,
-)
-from policyopt.ops.reference_free import (
+from policyopt.ops.pairwise.reference_free import (
     CPO_KINDS,
     KTO_KINDS,
     check_cpo,
@@ -167,6 +89,14 @@ from policyopt.ops.reference_free import (
     log_odds,
     odds_ratio_losses,
     shaped_reward,
+)
+from policyopt.ops.ratios import (
+    clamp,
+    clipped_away,
+    clipped_objective,
+    log_ratio,
+    sequence_log_ratio,
+    sequence_log_weight,
 )
 from policyopt.ops.returns import discounted_returns, generalized_advantages
 from policyopt.ops.segments import (
@@ -181,7 +111,63 @@ from policyopt.ops.segments import (
     segment_std,
     segment_sum,
 )
-from policyopt.ops.selection import extreme_variances, max_variance_rows
+from policyopt.ops.signals.confidence import (
+    confidence_shift,
+    error_multiplier,
+    prompt_tokens,
+    tail_confidence,
+)
+from policyopt.ops.signals.consistency import (
+    BLENDS,
+    blend_weight,
+    consistency_coefficient,
+    consistency_entropy,
+    prompt_standardize,
+)
+from policyopt.ops.signals.curvature import (
+    HeadMoments,
+    candidate_scores,
+    empty_moments,
+    logit_change,
+    predicted_change,
+    update_moments,
+    within_limits,
+)
+from policyopt.ops.signals.entropy_scale import (
+    EntropyScale,
+    Heat,
+    adaptive_clip,
+    entropy_score,
+    fit_entropy_scale,
+    heated,
+    redistribute,
+)
+from policyopt.ops.signals.hidden_rank import (
+    RankDynamics,
+    check_windows,
+    chosen_first,
+    effective_rank,
+    prefix_ranks,
+    rank_dynamics,
+    rank_growth,
+    rank_steps,
+)
+from policyopt.ops.signals.ordering import (
+    fraction_count,
+    lowest_mean,
+    rank_in_group,
+    top_fraction,
+)
+from policyopt.ops.signals.rank_bonus import (
+    RankBaseline,
+    bounded_bonus,
+    check_controller,
+    current_mean,
+    empty_baseline,
+    next_baseline,
+    rank_signal,
+)
+from policyopt.ops.signals.selection import extreme_variances, max_variance_rows
 from policyopt.ops.statistics import (
     Interval,
     bootstrap_interval,
@@ -190,21 +176,39 @@ from policyopt.ops.statistics import (
     paired_gain_interval,
     pass_at_k,
 )
-from policyopt.ops.token_baselines import (
-    gradient_energy,
-    optimal_token_baseline,
-    token_positions,
+from policyopt.ops.surrogates.covariance import (
+    first_tokens,
+    fraction_of_tokens,
+    token_covariance,
+    token_words,
 )
-from policyopt.ops.token_groups import token_group_standardize
-from policyopt.ops.trajectories import VTrace, lambda_returns, vtrace
-from policyopt.ops.trust_region import (
+from policyopt.ops.surrogates.mismatch import (
+    mismatch_statistic,
+    off_policy_metrics,
+    rejection_mask,
+)
+from policyopt.ops.surrogates.objectives import (
+    gamma_weight,
+    one_sided_clip,
+    quadratic_objective,
+    soft_gate,
+    tapered_weight,
+    weighted_likelihood,
+)
+from policyopt.ops.surrogates.off_policy import (
+    effective_sample_size,
+    importance_ratios,
+    importance_weights,
+    normalize_weights,
+    off_policy_sequence_mask,
+)
+from policyopt.ops.surrogates.trust_region import (
     binary_kl,
     categorical_kl,
     divergence_mask,
     second_moment_mask,
     vmpo_weights,
 )
-from policyopt.ops.virtual import check_virtual, virtual_standardize
 
 __all__ = [
     'BLENDS',

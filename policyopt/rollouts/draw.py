@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.ops import bits
-from policyopt.ops.entropy_scale import Heat, heated
+from policyopt.ops.signals.entropy_scale import Heat, heated
 from policyopt.rollouts import filters
 from policyopt.types import Array
 

@@ -22,7 +22,7 @@ from policyopt.models import cache as kv_cache
 from policyopt.models import transformer
 from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
-from policyopt.ops.entropy_scale import Heat
+from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw
 from policyopt.types import Array, Prompts
 

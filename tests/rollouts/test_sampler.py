@@ -11,7 +11,7 @@ import scipy.stats
 
 from policyopt.models import partitioning, scoring
 from policyopt.ops import bits
-from policyopt.ops.entropy_scale import Heat, heated
+from policyopt.ops.signals.entropy_scale import Heat, heated
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
 

@@ -32,7 +32,7 @@ from policyopt import credit, ops
 from policyopt.credit import reports
 from policyopt.methods.base.grpo import grpo
 from policyopt.names import check_name
-from policyopt.ops import difficulty
+from policyopt.ops.estimators import difficulty
 from policyopt.types import Array, CreditTransform, Method, Rollout, read_extra
 
 CRITERIA = ('length', 'difficulty', 'both')

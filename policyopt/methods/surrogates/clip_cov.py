@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from policyopt import credit, losses, planning, rollouts
-from policyopt.ops import covariance, masking
+from policyopt.ops import masking
+from policyopt.ops.surrogates import covariance
 from policyopt.types import Array, CreditTransform, Method, Rollout
 
 DROPPED = 'covariance_dropped'

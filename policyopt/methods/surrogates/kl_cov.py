@@ -23,7 +23,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from policyopt import credit, losses, planning, rollouts
-from policyopt.ops import covariance, masking
+from policyopt.ops import masking
+from policyopt.ops.surrogates import covariance
 from policyopt.types import CreditTransform, Method
 
 CHARGED = 'covariance_charged'

@@ -27,7 +27,8 @@ import math
 import jax.numpy as jnp
 
 from policyopt import credit, losses, planning, rollouts
-from policyopt.ops import masking, ratios, trust_region
+from policyopt.ops import masking, ratios
+from policyopt.ops.surrogates import trust_region
 from policyopt.types import Array, CreditTransform, Method, Rollout, read_extra
 
 

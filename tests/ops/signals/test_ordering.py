@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from policyopt import ops
-from policyopt.ops import ordering
+from policyopt.ops.signals import ordering
 
 ROWS, COLUMNS = 4, 6
 few = settings(max_examples=20, deadline=None)

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 
 from policyopt.names import check_name
 from policyopt.ops import masking, ratios
-from policyopt.ops.margins import check_smoothing, hinge, smooth_logistic
+from policyopt.ops.pairwise.margins import (
+  check_smoothing,
+  hinge,
+  smooth_logistic,
+)
 
 Array = jax.Array
 

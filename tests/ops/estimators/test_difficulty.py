@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policyopt.ops import difficulty
+from policyopt.ops.estimators import difficulty
 
 ROWS = 9
 few = settings(max_examples=20, deadline=None)

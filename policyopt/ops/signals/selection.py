@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking, ordering, segments
+from policyopt.ops import masking, segments
+from policyopt.ops.signals import ordering
 
 Array = jax.Array
 

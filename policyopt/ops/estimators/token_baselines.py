@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.names import check_name
-from policyopt.ops import masking, others, segments
+from policyopt.ops import masking, segments
+from policyopt.ops.estimators import others
 
 Array = jax.Array
 

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking, normalizers, ordering, segments
+from policyopt.ops import masking, normalizers, segments
+from policyopt.ops.signals import ordering
 
 Array = jax.Array
 

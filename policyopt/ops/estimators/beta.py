@@ -11,7 +11,7 @@ from jax.scipy import special
 
 from policyopt.ops import masking, normalizers, segments
 from policyopt.ops.across import sum_across
-from policyopt.ops.difficulty import check_range, success_rates
+from policyopt.ops.estimators.difficulty import check_range, success_rates
 
 Array = jax.Array
 

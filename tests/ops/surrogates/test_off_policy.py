@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from policyopt import ops
-from policyopt.ops.mismatch import STATISTICS
-from policyopt.ops.off_policy import LEVELS
+from policyopt.ops.surrogates.mismatch import STATISTICS
+from policyopt.ops.surrogates.off_policy import LEVELS
 
 SHAPE = (5, 7)
 few = settings(max_examples=20, deadline=None)

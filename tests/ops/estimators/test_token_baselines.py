@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policyopt import ops
-from policyopt.ops import token_baselines
+from policyopt.ops.estimators import token_baselines
 
 SHAPE = ROWS, WIDTH = 6, 8
 few = settings(max_examples=20, deadline=None)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from policyopt.ops import masking, ratios
 from policyopt.ops.divergences import bounded_exp
-from policyopt.ops.mismatch import check_choice, over_row
+from policyopt.ops.surrogates.mismatch import check_choice, over_row
 
 Array = jax.Array
 

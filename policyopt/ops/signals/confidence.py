@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking, ordering
+from policyopt.ops import masking
+from policyopt.ops.signals import ordering
 
 Array = jax.Array
 

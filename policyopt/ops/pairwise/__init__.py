@@ -1,0 +1,3 @@
+"""Kernels of losses over pairs of responses."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Kernels over what the policy itself shows: confidence, entropy, states."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Kernels of policy losses: objectives, masks, corrections."""
+
+__all__: list[str] = []
