@@ -1,7 +1,8 @@
 """Cases of whole methods: credit of one batch, loss, gradient; no peers.
 
-Every recipe is here with its default arguments, so that whatever kernels a
-method has of its own are timed too.
+Recipes are here with their default arguments, so that the kernels that a
+published method has of its own are timed too; those of the folders whose
+kernels have cases already are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SUPPLIED = {
     'progress': 'progress', 'prompt_log_probs': 'prompt',
     'ref_log_probs': 'ref', 'sum_squared_probs': 'squares',
     'truncated': 'truncated', 'values': 'values'}
+COVERED = ('base', 'preferences', 'surrogates')
 _ALWAYS = ('mask', 'ids', 'right', 'sampled', 'log_probs', 'entropy',
            'new_values')
 
@@ -46,6 +48,11 @@ def _case(name: str) -> Case:
               scaled=False)
 
 
+def _names() -> list[str]:
+  return [name for name in methods.names()
+          if methods.folder(name) not in COVERED]
+
+
 def _build(name: str):
   # Shapes of a policy, for the recipes that ask for them.
   return methods.build(
@@ -59,7 +66,7 @@ def _extras(method) -> list[str]:
 def too_large() -> dict[str, list[str]]:
   """Recipe -> what it needs that these sizes do not allow."""
   needs = {name: [need for need in _extras(_build(name))
-                  if need not in SUPPLIED] for name in methods.names()}
+                  if need not in SUPPLIED] for name in _names()}
   return {name: missing for name, missing in needs.items() if missing}
 
 
@@ -67,4 +74,4 @@ def cases() -> tuple[Case, ...]:
   """One case per recipe that needs arrays of [B, T] and [B] only."""
   left_out = too_large()
   return tuple(
-      _case(name) for name in methods.names() if name not in left_out)
+      _case(name) for name in _names() if name not in left_out)

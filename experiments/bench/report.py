@@ -64,8 +64,8 @@ def markdown(result: dict) -> str:
   for row in result['rows']:
     grown = result['growth'].get(row['name'], {})
     # Growth is that of the longer pass.
-    shown = grown if row['direction'] == grown.get('direction') else {}
-    slopes = [f'{shown[axis]["exponent"]:.2f}' if axis in shown else ''
+    slopes = [f'{grown[axis]["exponent"]:.2f}' if axis in grown
+              and grown[axis]['direction'] == row['direction'] else ''
               for axis in 'BT']
     lines.append('| ' + ' | '.join([
         row['name'], _PASS[row['direction']], number(row['ours_ms']),

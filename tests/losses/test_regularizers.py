@@ -53,7 +53,8 @@ def test_the_ratio_gives_the_gradient_of_the_divergence(value):
     (dict(value='k1'), None),
     (dict(value='k2'), _reverse),
     (dict(value='k3', gradient='k2'), _reverse),
-    (dict(value='k3', ratio_weighted=True), _reverse)], ids=str)
+    (dict(value='k3', ratio_weighted=True), _reverse)
+], ids=lambda x: getattr(x, '__name__', str(x)))
 def test_gradients_on_policy(kw, exact):
   theta, ref, rollout = _all_tokens()
   rollout = rollout._replace(

@@ -22,7 +22,7 @@ def _params():
     yield pytest.param(index, marks=marks, id=f'{index}-{row["name"]}')
 
 
-pytestmark = pytest.mark.parametrize('row', _params())
+pytestmark = pytest.mark.parametrize('row', list(_params()))
 
 
 # These programs are compiled once and run on a handful of tokens.

@@ -45,7 +45,7 @@ def _forward(theta):
     (dict(value='k3', weighted=True), _reverse),
     (dict(value='k1', score=True), _reverse),
     (dict(value='k3', score=True), _reverse),
-], ids=str)
+], ids=lambda x: getattr(x, '__name__', str(x)))
 def test_what_the_gradients_descend_on_policy(kw, exact):
   gradient = jax.grad(_expected)(THETA, **kw)
   expected = jnp.zeros(3) if exact is None else jax.grad(exact)(THETA)
