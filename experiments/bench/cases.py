@@ -108,12 +108,11 @@ def reached(case: Case, arrays: dict[str, Any]) -> set[str]:
   Returns:
     Names as in `ops.__all__` and `losses.__all__`.
   """
-  known = public()
-  seen = set()
+  known, seen = public(), set()
 
   def watch(frame, event, _):
-    if event == 'call' and frame.f_code in known:
-      seen.add(known[frame.f_code])
+    if event == 'call':
+      seen.add(known.get(_origin(frame.f_code)))
 
   # What is compiled by itself is traced once only, and not seen again.
   jax.clear_caches()
@@ -122,15 +121,20 @@ def reached(case: Case, arrays: dict[str, Any]) -> set[str]:
     jax.eval_shape(lambda x: case.ours(**x), arrays)
   finally:
     sys.setprofile(None)
-  return seen
+  return seen - {None}
 
 
-def public() -> dict[Any, str]:
-  """Code object -> name of the public functions of `ops` and `losses`."""
+def public() -> dict[tuple[str, str], str]:
+  """(file, function) -> name, of the public functions of `ops` and `losses`."""
   found = {}
   for module in (ops, losses):
     for name in module.__all__:
       function = inspect.unwrap(getattr(module, name))
       if inspect.isfunction(function):
-        found[function.__code__] = name
+        found[_origin(function.__code__)] = name
   return found
+
+
+def _origin(code) -> tuple[str, str]:
+  # What a loss consists of are functions inside of the one that made it.
+  return code.co_filename, code.co_qualname.partition('.<locals>')[0]

@@ -88,6 +88,8 @@ CASES = (
     _weights('token', cap=2.),
     _weights('token', 'mask', '0.99_1.01', floor=.99, cap=1.01),
     _weights('sequence', cap=2.),
+    Case('weights normalised', lambda weights, mask: {
+        'weights': ops.normalize_weights(weights, mask)}),
     _rejection('token_k1', '0.99_1.01', low=.99, high=1.01),
     _rejection('token_k2', '0.0001', high=1e-4),
     # Few are near the bound, where k3 in float32 is rounding.

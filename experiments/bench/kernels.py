@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -151,6 +152,8 @@ def main(argv=None) -> int:
   add('--out', help='JSON file for the results')
   add('--page', help='page whose table between markers is replaced')
   args = parser.parse_args(argv)
+  # Where theirs run too.
+  jax.config.update('jax_platforms', 'cpu')
   # Reading a program from the disk is not compiling it.
   jax.config.update('jax_enable_compilation_cache', False)
   peers = None
@@ -168,7 +171,7 @@ def main(argv=None) -> int:
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     result = run(cases, (args.batch, args.length), peers, args.repeats, sizes,
-                 args.fixed)
+                 args.fixed, show=functools.partial(print, flush=True))
   if not args.only:
     result['untimed'] = untimed(cases)
     result['too_large'] = recipes.too_large()

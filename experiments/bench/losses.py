@@ -157,7 +157,7 @@ def _cpo(kind):
     return {'loss': losses_}
 
   return Case(f'cpo {kind}', ours, 'TRL CPOTrainer.cpo_loss', peer,
-              by='chosen')
+              by='chosen', scaled=kind == 'sigmoid')
 
 
 def _orpo_peer(orpo, chosen_mean, rejected_mean):
@@ -174,12 +174,43 @@ def _dpo(kind):
         label_smoothing=.1 if kind in ('robust', 'exo_pair') else 0.,
         lengths=(lengths, lengths) if kind == 'ipo' else None)}
 
-  return Case(f'dpo {kind}', ours, by='chosen', forward=False)
+  # The others grow as the first one does; these sort.
+  return Case(f'dpo {kind}', ours, by='chosen', forward=False,
+              scaled=kind in ('sigmoid', 'aot', 'aot_unpaired'))
 
 
 def _kto(chosen, ref_chosen, correct):
   return {'loss': ops.kto_row_losses(
       chosen - ref_chosen, correct > 0, jnp.float32(.1))}
+
+
+def _critic(new_values, log_probs, values, rewards, advantages, mask):
+  sampled = rollout(mask, values=values, token_rewards=rewards)
+  return apply(losses.value_loss(clip=.2, gamma=.99, lam=.95), log_probs,
+               advantages, MEANS['token-mean'](mask), sampled,
+               values=new_values)
+
+
+def _topr(log_probs, old, advantages, mask):
+  return apply(losses.tapered_loss(), log_probs, advantages,
+               MEANS['token-mean'](mask), rollout(mask, old))
+
+
+def _penalty(log_probs, old, ref, advantages, mask):
+  return apply(losses.kl_penalty(.1, gradient='k2', ratio_weighted=True),
+               log_probs, advantages, MEANS['token-mean'](mask),
+               rollout(mask, old, ref_log_probs=ref))
+
+
+def _bonus(entropy, log_probs, old, advantages, mask):
+  return apply(losses.entropy_bonus(.01), log_probs, advantages,
+               MEANS['token-mean'](mask), rollout(mask, old), entropy=entropy)
+
+
+def _reward_model(new_values, log_probs, row_advantages, mask, ids):
+  return apply(losses.pairwise_reward_loss(), log_probs, row_advantages,
+               MEANS['seq-mean-token-sum'](mask), rollout(mask, group=ids),
+               values=new_values)
 
 
 CASES = (
@@ -214,6 +245,13 @@ CASES = (
     *(_kl(kind) for kind in ('k1', 'k2', 'k3', 'abs')),
     _kl('k3', 'k2'),
     *(_mean(mode) for mode in MEANS),
+    Case('mean prompt', lambda values, mask, ids: {'loss': jnp.sum(
+        ops.prompt_mean(mask, mask, ids) * ops.fill(values, mask))},
+         by='values'),
+    Case('topr', _topr, by='log_probs'),
+    Case('kl_penalty', _penalty, by='log_probs'),
+    Case('entropy_bonus', _bonus, by='entropy'),
+    Case('critic', _critic, by='new_values'),
     Case('value loss', _value, 'compute_value_loss', _value_peer,
          by='new_values'),
     Case('entropy', lambda logits: {'loss': ops.entropy_from_logits(logits)},
@@ -225,7 +263,8 @@ CASES = (
          'TRL ORPOTrainer.odds_ratio_loss', _orpo_peer, by='chosen_mean'),
     *(_dpo(kind) for kind in ops.DPO_KINDS),
     Case('kto', _kto, by='chosen', forward=False),
-    Case('reward model', lambda chosen, rejected: {
+    Case('reward model', _reward_model, by='new_values'),
+    Case('bradley_terry', lambda chosen, rejected: {
         'loss': ops.bradley_terry_losses(chosen, rejected)}, by='chosen',
          forward=False),
     Case('categorical_kl', lambda logits, values: {

@@ -23,7 +23,7 @@ SUPPLIED = {
     'progress': 'progress', 'prompt_log_probs': 'prompt',
     'ref_log_probs': 'ref', 'sum_squared_probs': 'squares',
     'truncated': 'truncated', 'values': 'values'}
-COVERED = ('base', 'preferences', 'surrogates')
+COVERED = ('base', 'surrogates')
 _ALWAYS = ('mask', 'ids', 'right', 'sampled', 'log_probs', 'entropy',
            'new_values')
 

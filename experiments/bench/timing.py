@@ -24,7 +24,7 @@ SIZES = (256, 512, 1024, 2048, 4096)
 # the cache. Beyond, fresh pages make even an addition grow faster than n.
 FIXED = 128
 # Seconds after which a row is not repeated for a fourth time.
-PATIENCE = 60.
+PATIENCE = 20.
 PASSES = ('forward', 'backward')
 
 

@@ -56,7 +56,7 @@ def test_names_are_unique():
 def test_recipes_of_covered_folders_are_left_out():
   names = {case.name for case in recipes.cases()}
   assert 'recipe bnpo' in names
-  assert not names & {'recipe grpo', 'recipe dpo', 'recipe cispo'}
+  assert not names & {'recipe grpo', 'recipe ppo', 'recipe cispo'}
 
 
 @pytest.mark.parametrize('name', ['bnpo', 'hapo', 'adora'])
@@ -74,12 +74,12 @@ def test_recipes_that_need_larger_arrays_are_named():
 
 
 def test_growth_is_measured_on_both_sides():
-  cases = kernels.select(advantages.CASES + losses.CASES, 'grpo,dpo hinge')
+  cases = kernels.select(advantages.CASES + losses.CASES, 'grpo,dpo aot')
   lines, result = quick(cases, sizes=(16, 24), fixed=8)
   grown = result['growth']
-  assert set(grown) == {'grpo', 'dpo hinge'}
+  assert set(grown) == {'grpo', 'dpo aot'}
   assert set(grown['grpo']) == {'B', 'T'}
-  assert set(grown['dpo hinge']) == {'B'}
+  assert set(grown['dpo aot']) == {'B'}
   assert grown['grpo']['B']['sizes'] == [16, 24]
   assert len(grown['grpo']['B']['ms']) == 2
   assert any(line.startswith('grpo') and 'B^' in line for line in lines)
@@ -190,10 +190,12 @@ def test_patience_ends_after_three_calls():
 
 
 def test_what_no_case_runs_through_is_named():
-  named = kernels.untimed(kernels.select(advantages.CASES, 'grpo,gae'))
-  assert {'leave_one_out', 'cispo_surrogate', 'kl_estimate'} <= set(named)
-  assert not {'group_standardize', 'generalized_advantages',
-              'masked_whiten'} & set(named)
+  named = kernels.untimed(kernels.select(
+      advantages.CASES + losses.CASES, 'grpo,gae,sapo'))
+  assert {'leave_one_out', 'cispo_surrogate', 'off_policy_metrics'} <= set(
+      named)
+  assert not {'group_standardize', 'generalized_advantages', 'masked_whiten',
+              'sapo_surrogate'} & set(named)
   assert set(named) <= set(public().values())
 
 
