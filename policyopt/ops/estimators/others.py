@@ -105,23 +105,47 @@ def others_std(x: Array, ids: Array) -> Array:
     [1.528, 2.0, 2.082, 1.0]
   """
   x, ids = _enter(x, ids)
-  # All pairs: what a group's sums have left when one row is taken out again is
-  # rounding where the others are nearly equal, and this is divided by.
-  others = (ids[:, None] == ids[None]) & (ids >= 0)[:, None]
-  others &= ~jnp.eye(ids.shape[0], dtype=bool)
-  count = jnp.sum(others, axis=1).astype(x.dtype)
-  row = jnp.broadcast_to(x[None], others.shape)
-  lowest = jnp.min(row, axis=1, where=others, initial=jnp.inf)
-  lowest = jnp.where(count > 0, lowest, 0)
-  # Measured from the smallest, equal entries are exactly 0.
-  row = masking.fill(row - lowest[:, None], others)
-  mean = masking.safe_divide(jnp.sum(row, axis=1), count)
-  total = jnp.sum(jnp.square(
-      masking.fill(row - mean[:, None], others)), axis=1)
-  variance = masking.safe_divide(total, jnp.maximum(count - 1, 0))
+  rows = ids.shape[0]
+  # Rows of no group stand at the end.
+  bins = jnp.where(ids >= 0, ids, rows)
+  order = jnp.lexsort((x, bins))
+  x, bins = x[order], bins[order]
+  size = segments.segment_count(bins, rows + 1).astype(jnp.int32)
+  first = jnp.cumsum(size) - size
+  middle = jnp.minimum(first + size // 2, rows - 1)
+  # Measured from the median, entries that equal most others are exactly 0.
+  x = x - x[middle][bins]
+  total, squares = _sums_of_others(jnp.stack([x, jnp.square(x)], axis=1), bins)
+  count = (size[bins] - 1).astype(x.dtype)
+  spread = squares - masking.safe_divide(jnp.square(total), count)
+  variance = masking.safe_divide(
+      jnp.maximum(spread, 0), jnp.maximum(count - 1, 0))
+  variance = jnp.where(bins < rows, variance, 0)
+  variance = jnp.zeros_like(variance).at[order].set(variance)
   # The root's slope at 0 is infinite.
   return jnp.where(
       variance == 0, 0, jnp.sqrt(jnp.where(variance == 0, 1, variance)))
+
+
+def _sums_of_others(x: Array, bins: Array) -> Array:
+  """Sums over the rows before and after each one in its bin: [2, B] of [B, 2].
+
+  Added up from both ends: what is left of the whole sum when one row is taken
+  out again is rounding where the others are nearly equal.
+  """
+  def before(x, bins):
+    starts = jnp.concatenate([jnp.ones(1, bool), bins[1:] != bins[:-1]])
+    moved = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+    starts = jnp.broadcast_to(starts[:, None], x.shape)
+
+    def join(left, right):
+      return left[0] | right[0], jnp.where(
+          right[0], right[1], left[1] + right[1])
+
+    return jax.lax.associative_scan(
+        join, (starts, jnp.where(starts, 0, moved)))[1]
+
+  return (before(x, bins) + before(x[::-1], bins[::-1])[::-1]).T
 
 
 def leave_one_out_standardize(
