@@ -107,35 +107,35 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
   return rollout, policy
 
 
-def insertions(mask, extra, seed=0):
+def insertions(mask, seed=0):
   """Where each token goes when observations are put between the chosen ones.
 
   Args:
-    mask: bool[B, T].
-    extra: observation tokens per row.
+    mask: bool[B, T]; what a row has left of padding is used up.
     seed: of the places, none of which is in the prompt.
 
   Returns:
-    i64[B, T], places in rows of T + extra tokens.
+    i64[B, T], a permutation of the places of each row.
   """
   rng = np.random.default_rng(seed)
-  moves = np.zeros(mask.shape, int)
-  for row, chosen in enumerate(np.asarray(mask)):
-    first = int(np.argmax(chosen)) + 1 if chosen.any() else 1
-    before = rng.integers(first, mask.shape[1] + 1, extra)
-    moves[row] = np.arange(mask.shape[1]) + np.sum(
-        before[:, None] <= np.arange(mask.shape[1])[None], axis=0)
+  moves = np.tile(np.arange(mask.shape[1]), (len(mask), 1))
+  for row in np.flatnonzero(np.asarray(mask).any(1)):
+    chosen = np.flatnonzero(mask[row])
+    first, last = chosen[0], chosen[-1]
+    points = rng.integers(first + 1, last + 1, mask.shape[1] - 1 - last)
+    old = np.arange(last + 1)
+    new = old + np.sum(points[:, None] <= old[None], axis=0)
+    moves[row] = np.concatenate(
+        [new, np.setdiff1d(np.arange(mask.shape[1]), new)])
   return moves
 
 
 def insert(tree, moves):
-  """Every [B, T, ...] array with its tokens moved, and zeros between them."""
-  width = moves.shape[1] * 2
-
+  """Every [B, T, ...] array with its tokens moved."""
   def move(x):
     if np.ndim(x) < 2:
       return x
-    out = np.zeros((x.shape[0], width, *x.shape[2:]), x.dtype)
+    out = np.zeros_like(x)
     out[np.arange(len(moves))[:, None], moves] = x
     return jnp.asarray(out)
 
