@@ -67,9 +67,8 @@ def join_metrics(reported: Iterable[Metrics]) -> Metrics:
   """
   joined = {}
   for metrics in reported:
-    repeated = sorted(joined.keys() & metrics.keys())
-    if repeated:
-      raise ValueError(f'two parts report the metrics {repeated}')
+    for name in sorted(joined.keys() & metrics.keys()):
+      raise ValueError(f'two parts of the method report {name!r}')
     joined.update(metrics)
   return joined
 

@@ -245,6 +245,35 @@ def segment_level(
   return low + segment_mean(x - gather(low, ids), ids, size)
 
 
+def running_sums(x: Array, starts: Array) -> Array:
+  """Cumulative sums over rows that begin anew where `starts` is True.
+
+  Args:
+    x: [B, K], the rows of a group side by side.
+    starts: bool[B], the first row of each group.
+
+  Returns:
+    [B, K], each row's own entry included.
+
+  Example:
+    >>> x, starts = jnp.array([[1.], [2.], [4.]]), jnp.array([1, 0, 1]) > 0
+    >>> running_sums(x, starts)[:, 0].tolist()
+    [1.0, 3.0, 4.0]
+  """
+  chex.assert_rank([x, starts], [2, 1])
+  chex.assert_equal_shape_prefix((x, starts), 1)
+
+  def join(left, right):
+    left_starts, left_sum = left
+    right_starts, right_sum = right
+    total = jnp.where(right_starts, right_sum, left_sum + right_sum)
+    return left_starts | right_starts, total
+
+  # Differences of one long cumulative sum would lose a small group's digits.
+  starts = jnp.broadcast_to(starts[:, None], x.shape)
+  return jax.lax.associative_scan(join, (starts, x))[1]
+
+
 def compact_ids(ids: Array) -> Array:
   """Renames arbitrary ids to [0, B), keeping who is with whom.
 

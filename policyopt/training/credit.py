@@ -7,6 +7,7 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
+from policyopt.credit.base import join_metrics
 from policyopt.types import (
     Array,
     CreditTransform,
@@ -95,13 +96,9 @@ def credit_metrics(method: Method, state: State, rollout: Rollout) -> Metrics:
   Raises:
     ValueError: two transforms report the same name.
   """
-  reported = {}
-  for part, x, part_state, seen in _assign(method, state, rollout)[2]:
-    for name, metric in part.metrics(x, part_state, seen).items():
-      if name in reported:
-        raise ValueError(f'two parts of the method report {name!r}')
-      reported[name] = metric
-  return reported
+  return join_metrics(
+      part.metrics(x, part_state, seen)
+      for part, x, part_state, seen in _assign(method, state, rollout)[2])
 
 
 def method_needs(method: Method) -> frozenset[str]:

@@ -136,14 +136,8 @@ def _sums_of_others(x: Array, bins: Array) -> Array:
   def before(x, bins):
     starts = jnp.concatenate([jnp.ones(1, bool), bins[1:] != bins[:-1]])
     moved = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-    starts = jnp.broadcast_to(starts[:, None], x.shape)
-
-    def join(left, right):
-      return left[0] | right[0], jnp.where(
-          right[0], right[1], left[1] + right[1])
-
-    return jax.lax.associative_scan(
-        join, (starts, jnp.where(starts, 0, moved)))[1]
+    return segments.running_sums(
+        jnp.where(starts[:, None], 0, moved), starts)
 
   return (before(x, bins) + before(x[::-1], bins[::-1])[::-1]).T
 

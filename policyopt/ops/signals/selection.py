@@ -11,19 +11,6 @@ from policyopt.ops.signals import ordering
 Array = jax.Array
 
 
-def _running_sums(x: Array, starts: Array) -> Array:
-  """Cumulative sums of [B, K] that begin anew where `starts` is True."""
-  def join(left, right):
-    left_starts, left_sum = left
-    right_starts, right_sum = right
-    total = jnp.where(right_starts, right_sum, left_sum + right_sum)
-    return left_starts | right_starts, total
-
-  # Differences of one long cumulative sum would lose a small group's digits.
-  starts = jnp.broadcast_to(starts[:, None], x.shape)
-  return jax.lax.associative_scan(join, (starts, x))[1]
-
-
 def _scan(x: Array, ids: Array, count: Array):
   """Per row: its rank, its group's size and count, variance, rounding."""
   x, ids = masking.as_float(x), jnp.asarray(ids)
@@ -36,7 +23,7 @@ def _scan(x: Array, ids: Array, count: Array):
   start, size = start[group], size[group]
   count = jnp.clip(jnp.asarray(count, jnp.int32)[group], 1, size)
   powers = jnp.stack([x, jnp.square(x)], axis=1)[order]
-  sums = _running_sums(powers, (rank == 0)[order])
+  sums = segments.running_sums(powers, (rank == 0)[order])
 
   def lowest(number):
     place = jnp.clip(start + number - 1, 0, rows - 1)
