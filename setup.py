@@ -18,11 +18,14 @@ EXTRAS = {
     'train': [
         'absl-py>=2.3',
         'grain>=0.2.18',
+        'jinja2>=3.1',
+        'math-verify>=0.9',
         'matplotlib>=3.9',
         'ml-collections>=1.1',
         # Version 1.0 moves the interface that training/checkpoints.py uses.
         'orbax-checkpoint>=0.12.8,<1.0',
         'reasoning-gym>=0.1.25',
+        'safetensors>=0.5',
         'sentencepiece>=0.2',
         'tensorboardX>=2.6.4',
         'tensorflow-datasets>=4.9.9',
@@ -31,6 +34,8 @@ EXTRAS = {
     ],
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2'],
+    # Compiles for TPUs on a machine that has none.
+    'aot': ['libtpu>=0.0.42'],
     'test': [
         'hypothesis>=6.130',
         'pytest>=8.4',
