@@ -112,6 +112,7 @@ from policyopt.ops.segments import (
     segment_std,
     segment_sum,
 )
+from policyopt.ops.selection import first_tokens, kth_smallest
 from policyopt.ops.signals.confidence import (
     confidence_shift,
     error_multiplier,
@@ -178,7 +179,6 @@ from policyopt.ops.statistics import (
     pass_at_k,
 )
 from policyopt.ops.surrogates.covariance import (
-    first_tokens,
     fraction_of_tokens,
     token_covariance,
     token_words,
@@ -293,6 +293,7 @@ __all__ = [
     'importance_ratios',
     'importance_weights',
     'kl_estimate',
+    'kth_smallest',
     'kto_row_losses',
     'lambda_returns',
     'leave_one_out',

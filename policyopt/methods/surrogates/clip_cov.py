@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt import credit, losses, planning, rollouts
-from policyopt.ops import masking
+from policyopt.ops import masking, selection
 from policyopt.ops.surrogates import covariance
 from policyopt.types import Array, CreditTransform, Method, Rollout
 
@@ -86,7 +86,7 @@ def drop_covariant_tokens(
     words = covariance.token_words(
         key, rollout.tokens, rollout.log_probs, mask)
     count = covariance.fraction_of_tokens(mask, fraction)
-    dropped = covariance.first_tokens(candidates, words, count)
+    dropped = selection.first_tokens(candidates, words, count)
     return mask, cov, candidates, dropped
 
   def update(advantages, state, rollout):

@@ -23,7 +23,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from policyopt import credit, losses, planning, rollouts
-from policyopt.ops import masking
+from policyopt.ops import masking, selection
 from policyopt.ops.surrogates import covariance
 from policyopt.types import CreditTransform, Method
 
@@ -54,7 +54,7 @@ def charge_covariant_tokens(fraction: float) -> CreditTransform:
     mask = credit.taking_part(rollout)
     cov = covariance.token_covariance(advantages, rollout.log_probs, mask)
     count = covariance.fraction_of_tokens(mask, fraction)
-    return mask, cov, covariance.first_tokens(mask, -cov, count)
+    return mask, cov, selection.first_tokens(mask, -cov, count)
 
   def update(advantages, state, rollout):
     return {CHARGED: choose(advantages, rollout)[2]}, state

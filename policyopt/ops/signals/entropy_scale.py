@@ -16,7 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking
+from policyopt.ops import masking, selection
 
 Array = jax.Array
 
@@ -89,9 +89,9 @@ def fit_entropy_scale(
   mask = jnp.asarray(mask) != 0
   log = _log(masking.fill(entropy, mask, 1.))
   count = masking.masked_sum(jnp.ones_like(log), mask)
-  ranked = jnp.sort(jnp.where(mask, log, jnp.inf).reshape(-1))
   rank = jnp.round(jnp.maximum(count - 1, 0) * quantile).astype(jnp.int32)
-  pivot = jnp.where(count > 0, ranked[rank], 0)
+  pivot = selection.kth_smallest(log, mask, rank + 1)
+  pivot = jnp.where(count > 0, pivot, 0)
   away = masking.fill(log - pivot, mask)
   variance = masking.masked_mean(jnp.square(away), mask)
   spread = jnp.sqrt(jnp.maximum(variance, FLOOR))

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking
+from policyopt.ops import masking, selection
 
 Array = jax.Array
 
@@ -114,14 +114,8 @@ def top_fraction(
   """
   score, mask = masking.as_float(score), jnp.asarray(mask) != 0
   chex.assert_equal_shape((score, mask))
-  inside = mask.reshape(-1)
-  falling = jnp.where(inside, -score.reshape(-1), jnp.inf)
-  # By the mask first: a candidate's score may itself be infinite.
-  order = jnp.lexsort((falling, ~inside))
-  place = jnp.arange(inside.shape[0], dtype=jnp.int32)
-  rank = jnp.zeros_like(place).at[order].set(place)
-  count = fraction_count(fraction, jnp.sum(inside, dtype=jnp.int32))
-  return ((rank < count) & inside).reshape(mask.shape)
+  count = fraction_count(fraction, jnp.sum(mask, dtype=jnp.int32))
+  return selection.first_tokens(mask, -score, count)
 
 
 def lowest_mean(x: Array, mask: Array, fraction: float) -> Array:
@@ -140,11 +134,14 @@ def lowest_mean(x: Array, mask: Array, fraction: float) -> Array:
     >>> lowest_mean(x, x > -9, .5).tolist()
     [-4.0]
   """
-  x, mask = masking.as_float(x), jnp.asarray(mask) != 0
+  x = masking.fill(masking.as_float(x), mask)
+  mask = jnp.asarray(mask) != 0
   chex.assert_rank(x, 2)
   chex.assert_equal_shape((x, mask))
-  rising = jnp.sort(masking.fill(x, mask, jnp.inf), axis=1)
   count = fraction_count(fraction, jnp.sum(mask, axis=1, dtype=jnp.int32))
-  column = jnp.arange(x.shape[1], dtype=jnp.int32)
+  last = selection.kth_smallest(x, mask, count, axis=1)
+  less, same = mask & (x < last[:, None]), mask & (x == last[:, None])
+  room = count - jnp.sum(less, axis=1, dtype=jnp.int32)
+  place = jnp.cumsum(same, axis=1, dtype=jnp.int32)
   return masking.masked_mean(
-      rising, column[None, :] < count[:, None], axis=1)
+      x, less | (same & (place <= room[:, None])), axis=1)

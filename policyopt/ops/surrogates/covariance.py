@@ -65,52 +65,6 @@ def fraction_of_tokens(
   return jnp.maximum(jnp.floor(fraction * total), 1).astype(jnp.int32)
 
 
-def first_tokens(candidates: Array, score: Array, count: Array) -> Array:
-  """The `count` candidates with the smallest scores, over the whole batch.
-
-  Args:
-    candidates: bool[B, T].
-    score: f32 or u32[B, T], what they are sorted by; of equal scores the
-      first in the batch come first.
-    count: i32[], how many; all when there are fewer.
-
-  Returns:
-    bool[B, T].
-
-  Example:
-    >>> score = jnp.array([[3., 1., 2.], [0., 1., 9.]])
-    >>> first_tokens(score > 0, score, jnp.array(2)).tolist()
-    [[False, True, False], [False, True, False]]
-  """
-  chex.assert_equal_shape((candidates, score))
-  inside = jnp.asarray(candidates) != 0
-  keys = _ordered_bits(score)
-  width = jnp.iinfo(keys.dtype).bits
-
-  def step(i, limit):
-    bit = jnp.asarray(1, keys.dtype) << (width - 1 - i).astype(keys.dtype)
-    below = jnp.sum(inside & (keys < (limit | bit)), dtype=jnp.int32)
-    return jnp.where(below < count, limit | bit, limit)
-
-  # The last score that is taken, bit by bit: sorting takes ten times as long.
-  last = jax.lax.fori_loop(0, width, step, jnp.zeros((), keys.dtype))
-  less, same = inside & (keys < last), inside & (keys == last)
-  room = count - jnp.sum(less, dtype=jnp.int32)
-  place = jnp.cumsum(same.reshape(-1), dtype=jnp.int32).reshape(same.shape)
-  return less | (same & (place <= room))
-
-
-def _ordered_bits(x: Array) -> Array:
-  """Unsigned integers that lie in the order of the floats they stand for."""
-  if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
-    return x
-  x = masking.as_float(x) + 0.  # Negative zero equals zero.
-  kind = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint64
-  bits = jax.lax.bitcast_convert_type(x, kind)
-  sign = jnp.asarray(1, kind) << (jnp.iinfo(kind).bits - 1)
-  return jnp.where(bits & sign, ~bits, bits | sign)
-
-
 def token_words(
     key: Array, tokens: Array, log_probs: Array, mask: Array) -> Array:
   """A random word for each chosen token, whatever row it stands in.

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from policyopt.ops import masking
+from policyopt.ops import masking, selection
 
 Array = jax.Array
 
@@ -116,18 +116,30 @@ def second_moment_mask(
     [[True, False, True, False]]
   """
   chex.assert_equal_shape((log_ratios, mask))
-  inside = (jnp.asarray(mask) != 0).reshape(-1)
-  square = jnp.square(masking.fill(log_ratios, mask)).reshape(-1)
-  # Rising, places outside the mask last; ties in falling order of place.
-  place = jnp.arange(square.shape[0], dtype=jnp.int32)
-  order = jnp.lexsort((-place, square, ~inside))
-  number = place + 1
-  mean = jnp.cumsum(square[order]) / number.astype(square.dtype)
-  # Means of a rising sequence rise: those below the bound come first.
-  below = (mean < threshold) & inside[order]
-  kept = jnp.maximum(jnp.sum(below, dtype=jnp.int32), 1)
-  rank = jnp.zeros_like(place).at[order].set(place)
-  return ((rank < kept) & inside).reshape(mask.shape)
+  inside = jnp.asarray(mask) != 0
+  square = jax.lax.stop_gradient(
+      jnp.square(masking.fill(log_ratios, mask)))
+  keys = selection.ordered_bits(square)
+
+  def sums(members):
+    return (masking.masked_sum(square, members),
+            jnp.sum(members, dtype=square.dtype))
+
+  def below(bits):
+    total, number = sums(inside & (keys < bits))
+    return total < threshold * jnp.maximum(number, 1)
+
+  # Means of a rising sequence rise, so there is a first value that is too
+  # much for all of its ties; some of them may still fit.
+  edge = selection.largest_bits(below, (), keys.dtype)
+  total, number = sums(inside & (keys < edge))
+  tied_total, tied = sums(inside & (keys == edge))
+  value = tied_total / jnp.maximum(tied, 1)
+  excess = jnp.where(value > threshold, value - threshold, jnp.inf)
+  fit = jnp.ceil((threshold * number - total) / excess) - 1
+  kept = number + jnp.clip(fit, 0, tied)
+  return selection.first_tokens(
+      inside, square, jnp.maximum(kept, 1).astype(jnp.int32), ties='last')
 
 
 def categorical_kl(p_logits: Array, q_logits: Array) -> Array:
@@ -198,11 +210,12 @@ def vmpo_weights(
   advantages = jax.lax.stop_gradient(masking.fill(advantages, mask))
   scaled = advantages / temperature
   count = jnp.sum(inside, dtype=jnp.int32)
-  best = jnp.sort(jnp.where(inside, scaled, -jnp.inf).reshape(-1))[::-1]
   number = jnp.floor(top_fraction * count.astype(scaled.dtype))
-  last = jnp.clip(number.astype(jnp.int32), 1) - 1
-  chosen = inside & (scaled >= jax.lax.stop_gradient(best[last]))
-  top = jax.lax.stop_gradient(jnp.where(count > 0, best[0], 0))
+  number = jnp.clip(number.astype(jnp.int32), 1)
+  last = -selection.kth_smallest(-scaled, inside, number)
+  chosen = inside & (scaled >= last)
+  top = jnp.max(jnp.where(inside, scaled, -jnp.inf), initial=-jnp.inf)
+  top = jax.lax.stop_gradient(jnp.where(count > 0, top, 0))
   raw = jnp.where(chosen, jnp.exp(jnp.where(chosen, scaled - top, 0)), 0)
   total = jnp.sum(raw)
   empty = total == 0
