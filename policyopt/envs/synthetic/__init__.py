@@ -1,0 +1,1 @@
+"""Small tasks in pure JAX, each of which isolates one thing."""
