@@ -1,10 +1,14 @@
-"""Packs short examples into rows of one length, for supervised training."""
+"""Packs what is short into rows of one length."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from policyopt import types
+from policyopt.data.buckets import buckets, smallest
+
+# Numbers of rows that packed batches come in, at most: each is compiled.
+HEIGHTS = 4
 
 
 def pack_examples(
@@ -71,6 +75,56 @@ def pack_examples(
     packed['segments'][r, s:end] = segment[r]
     packed['mask'][r, middle:end] = True
   return packed
+
+
+def pack_rows(
+    lengths: np.ndarray, length: int, multiple: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where rows lie when several of them share one.
+
+  First fit, the longest first, within each piece of a batch. All pieces get
+  the same number of packed rows R, one of `HEIGHTS` numbers up to b.
+
+  Args:
+    lengths: i32[N, b], tokens of each row in N pieces; 0 leaves a row out.
+    length: T, tokens in a packed row; at least the longest.
+    multiple: that R is a multiple of; divides b.
+
+  Returns:
+    (row i32[N, R, T], start i32[N, b]): the row of the piece that a token
+    comes from, -1 for none, and the place of a row's first token in the
+    packed piece, counted through its R·T places.
+
+  Raises:
+    ValueError: a row is longer than T, or the multiple does not divide b.
+
+  Example:
+    >>> row, start = pack_rows(np.array([[2, 4, 1, 0]]), 4)
+    >>> row.tolist(), start.tolist()
+    ([[[1, 1, 1, 1], [0, 0, 2, -1]]], [[4, 0, 6, 0]])
+  """
+  lengths = np.asarray(lengths)
+  pieces, rows = lengths.shape
+  if rows % multiple:
+    raise ValueError(f'pieces have {rows} rows; they must be a multiple of '
+                     f'{multiple}')
+  if lengths.max(initial=0) > length:
+    raise ValueError(f'a row has {lengths.max()} tokens, but a packed row has '
+                     f'{length}')
+  places = np.zeros((pieces, rows), np.int64)
+  need = 1
+  for piece, sizes in enumerate(lengths):
+    order = np.argsort(-sizes, kind='stable')
+    order = order[sizes[order] > 0]
+    where, column, count = _first_fit(sizes[order], length)
+    places[piece, order] = where * length + column
+    need = max(need, count)
+  height = smallest(buckets(rows, min(HEIGHTS, rows), multiple), need)
+  row = np.full((pieces, height * length), -1, np.int32)
+  for piece, index in np.argwhere(lengths > 0):
+    first = places[piece, index]
+    row[piece, first:first + lengths[piece, index]] = index
+  return (row.reshape(pieces, height, length), places.astype(np.int32))
 
 
 def _first_fit(sizes, length):

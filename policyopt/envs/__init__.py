@@ -11,12 +11,14 @@ _HOMES = {
     'VerifierPool': 'verifiers',
     'arithmetic': 'arithmetic',
     'environment': 'factory',
+    'math': 'math',
     'reasoning_gym': 'reasoning_gym',
 }
-_MODULES = frozenset({'arithmetic', 'reasoning_gym'})
+_MODULES = frozenset({'arithmetic', 'math', 'reasoning_gym'})
 
 __all__ = [
-    'TASKS', 'VerifierPool', 'arithmetic', 'environment', 'reasoning_gym']
+    'TASKS', 'VerifierPool', 'arithmetic', 'environment', 'math',
+    'reasoning_gym']
 
 
 def __getattr__(name):

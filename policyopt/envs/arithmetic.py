@@ -103,7 +103,7 @@ def environment(
 
   return types.Environment(
       name='arithmetic', size=size, max_prompt=2 * digits + 2, reset=reset,
-      score=score, answer=answer, answer_ids=True)
+      score=score, answer=answer, answer_ids=True, pure=True)
 
 
 def _draw(key, codes, digits, split):

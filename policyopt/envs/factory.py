@@ -9,8 +9,14 @@ from policyopt import types
 from policyopt.names import check_name
 
 # Task -> module; a task of several generators is named 'task:generator'.
-TASKS = {'arithmetic': 'arithmetic', 'reasoning_gym': 'reasoning_gym'}
-_FAMILIES = frozenset({'reasoning_gym'})
+TASKS = {
+    'aime24': 'math', 'amc23': 'math', 'arithmetic': 'arithmetic',
+    'gsm8k': 'math', 'jsonl': 'math', 'math500': 'math',
+    'minerva_math': 'math', 'reasoning_gym': 'reasoning_gym', 'tfds': 'math',
+    **{name: f'synthetic.{name}' for name in (
+        'countdown', 'families', 'lengths', 'modes', 'modular', 'parity',
+        'rules', 'sorting')}}
+_FAMILIES = frozenset({'reasoning_gym', 'tfds'})
 
 
 def environment(
@@ -18,7 +24,9 @@ def environment(
   """An environment by name.
 
   Args:
-    spec: 'arithmetic', or 'reasoning_gym:NAME' for any of its generators.
+    spec: 'arithmetic', 'reasoning_gym:NAME' for any of its generators, or
+      problems from files: 'gsm8k', 'math500', 'aime24', 'amc23',
+      'minerva_math', 'jsonl', 'tfds:NAME'.
     tokenizer: a `models.tokenizer.Tokenizer`.
     split: 'train' or 'test'; the two share no problem.
     **kwargs: of the task's own `environment`.
@@ -36,7 +44,7 @@ def environment(
     8
     >>> environment('aritmetic', byte)
     Traceback (most recent call last):
-    ValueError: unknown task 'aritmetic': did you mean 'arithmetic'? Known: ...
+    ValueError: unknown task 'aritmetic': did you mean 'arithmetic' ...
   """
   task, _, generator = spec.partition(':')
   check_name('task', task, TASKS)
@@ -54,5 +62,9 @@ def environment(
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in kwargs:
       check_name(f'argument of {task}', name, known)
-  args = (generator,) if generator else ()
+  # A module of several tasks is told which, a family of generators which.
+  if TASKS[task] == 'math':
+    args = (spec,)
+  else:
+    args = (generator,) if generator else ()
   return module.environment(*args, tokenizer, split, **kwargs)

@@ -54,12 +54,12 @@ def decode(tokenizer, responses: types.Prompts) -> list[str]:
     ['12']
   """
   texts = []
+  stops = frozenset(tokenizer.stop_tokens)
   lengths = np.asarray(responses.length).tolist()
   for row, length in zip(np.asarray(responses.tokens).tolist(), lengths):
     row = row[:length]
-    if tokenizer.eos_id in row:
-      row = row[:row.index(tokenizer.eos_id)]
-    texts.append(tokenizer.decode(row).strip())
+    end = next((i for i, x in enumerate(row) if x in stops), length)
+    texts.append(tokenizer.decode(row[:end]).strip())
   return texts
 
 
