@@ -16,6 +16,7 @@ from policyopt.losses.preference import (
 )
 from policyopt.losses.regularizers import entropy_bonus, kl_penalty
 from policyopt.losses.reward_model import pairwise_reward_loss
+from policyopt.losses.router import load_balance_loss, router_z_loss
 from policyopt.losses.soft_clips import (
     cispo_surrogate,
     gmpo_surrogate,
@@ -40,9 +41,11 @@ __all__ = [
     'kl_on_tokens_surrogate',
     'kl_penalty',
     'kto_loss',
+    'load_balance_loss',
     'orpo_loss',
     'pairwise_reward_loss',
     'policy_gradient_loss',
+    'router_z_loss',
     'sapo_surrogate',
     'squared_value_errors',
     'tapered_loss',

@@ -35,6 +35,7 @@ from policyopt.models.tokenizer import (
 from policyopt.models.transformer import (
     abstract_params,
     forward,
+    forward_with_router,
     init,
     logical_axes,
     logits,
@@ -44,8 +45,9 @@ from policyopt.models.transformer import (
 __all__ = [
     'AXES', 'Cache', 'ModelConfig', 'PRESETS', 'RULES', 'Tokenizer',
     'abstract_params', 'attend', 'byte_tokenizer', 'constrain', 'extend',
-    'forward', 'hf_tokenizer', 'init', 'init_cache', 'logical_axes', 'logits',
-    'make_mesh', 'param_shardings', 'preset', 'repeat', 'replicated',
-    'rotary_angles', 'rotate', 'rows', 'score', 'sentencepiece_tokenizer',
-    'take', 'train_sentencepiece', 'update_layer', 'values',
+    'forward', 'forward_with_router', 'hf_tokenizer', 'init', 'init_cache',
+    'logical_axes', 'logits', 'make_mesh', 'param_shardings', 'preset',
+    'repeat', 'replicated', 'rotary_angles', 'rotate', 'rows', 'score',
+    'sentencepiece_tokenizer', 'take', 'train_sentencepiece', 'update_layer',
+    'values',
 ]

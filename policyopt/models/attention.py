@@ -1,9 +1,11 @@
-"""Attention of grouped queries, and rotary positions."""
+"""Attention of grouped queries behind one function, and rotary positions."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from policyopt.models import attention_kernels as kernels
 
 Array = jax.Array
 
@@ -11,18 +13,114 @@ Array = jax.Array
 # whatever is there (its row is padding) and never NaN.
 _MASKED = -1e30
 
+# Queries whose scores exist at a time in long rows: memory then grows with
+# the length and not with its square.
+_BLOCK = 512
 
-def attend(query: Array, key: Array, value: Array, mask: Array) -> Array:
-  """Scaled dot-product attention without repeating keys over query heads.
 
-  out[s, h] = Σ_t softmax_t(query[s, h]·key[t, h // R] / √DH) value[t, h // R]
-  with R = H / KV. Softmax in float32 (or wider).
+def causal(query: Array, key: Array, value: Array, *,
+           segments: Array | None = None, windowed: Array | bool | None = None,
+           window: int | None = None, scale: float | None = None,
+           softcap: float | None = None, implementation: str = 'auto'
+           ) -> Array:
+  """Every token attends to itself and to what is before it in its row.
+
+  out[s] = Σ_{t ∈ seen(s)} softmax_t(cap(scale · query[s]·key[t])) value[t],
+  seen(s) = {t ≤ s: segments[t] = segments[s], t > s − window}.
+
+  All implementations give the same numbers up to rounding. On padding
+  (segment 0) they may differ: nothing reads it.
+
+  Args:
+    query: [B, S, H, DH].
+    key: [B, S, KV, DH], KV divides H; query heads h use key head h // (H/KV).
+    value: [B, S, KV, DH].
+    segments: i32[B, S], attention stays inside equal segments; 0 is padding.
+    windowed: whether the window applies, also as a traced scalar; None is
+      True.
+    window: keys that a token sees, itself included; None for all.
+    scale: of the scores; None for 1/√DH.
+    softcap: cap(x) = softcap · tanh(x / softcap); None leaves x.
+    implementation: 'xla' (any platform), 'cudnn' (NVIDIA), 'splash' (TPU, a
+      Pallas kernel), or 'auto', the fastest that can do it.
+
+  Returns:
+    [B, S, H, DH] in the dtype of `query`.
+
+  Raises:
+    ValueError: the named implementation cannot do what is asked, and why.
+
+  Example:
+    >>> x = jnp.ones((1, 2, 1, 2))
+    >>> causal(x, x, jnp.array([[[[1., 2.]], [[3., 4.]]]])).tolist()
+    [[[[1.0, 2.0]], [[2.0, 3.0]]]]
+  """
+  scale = query.shape[-1] ** -0.5 if scale is None else scale
+  if windowed is False:
+    window = None
+  if window is None:
+    windowed = None
+  chosen = kernels.choose(
+      implementation, query, key, segments=segments, softcap=softcap)
+  run = {'xla': _causal_xla, 'cudnn': kernels.cudnn,
+         'splash': kernels.splash}[chosen]
+  return run(query, key, value, segments=segments, windowed=windowed,
+             window=window, scale=scale, softcap=softcap)
+
+
+def _causal_xla(query, key, value, *, segments, windowed, window, scale,
+                softcap):
+  """The mask written out; in blocks of queries when the rows are long."""
+  length = query.shape[1]
+  every = jnp.arange(length)
+
+  def block(query, own, index):
+    mask = (index[:, None] >= every[None, :])[None]
+    if segments is not None:
+      mask = mask & (own[:, :, None] == segments[:, None, :])
+    if window is not None:
+      near = (index[:, None] - every[None, :] < window)[None]
+      if windowed is not None and windowed is not True:
+        near = near | ~jnp.asarray(windowed, bool)
+      mask = mask & near
+    return attend(query, key, value, mask, scale=scale, softcap=softcap)
+
+  if length <= 2 * _BLOCK:
+    return block(query, segments, every)
+  count = -(-length // _BLOCK)
+  size = -(-length // count)  # even blocks: the least padding
+
+  def split(x):
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (0, count * size - length)
+    x = jnp.pad(x, pad).reshape(x.shape[0], count, size, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1)
+
+  own = jnp.zeros((1, length), jnp.int32) if segments is None else segments
+  index = jnp.arange(count * size).reshape(count, size)
+  out = jax.lax.map(
+      lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
+      (split(query), split(own), index))
+  out = jnp.swapaxes(out, 0, 1).reshape(
+      query.shape[0], count * size, *query.shape[2:])
+  return out[:, :length]
+
+
+def attend(query: Array, key: Array, value: Array, mask: Array, *,
+           scale: float | None = None, softcap: float | None = None) -> Array:
+  """Dot-product attention with a mask of one's own, as a cache needs it.
+
+  out[s, h] = Σ_t softmax_t(cap(scale · query[s, h]·key[t, h // R]))
+  value[t, h // R] with R = H / KV: keys are not repeated over query heads.
+  Softmax in float32 (or wider).
 
   Args:
     query: [B, S, H, DH].
     key: [B, T, KV, DH], KV divides H.
     value: [B, T, KV, DH].
     mask: bool[B or 1, S, T], True where query s may attend to key t.
+    scale: of the scores; None for 1/√DH.
+    softcap: cap(x) = softcap · tanh(x / softcap); None leaves x.
 
   Returns:
     [B, S, H, DH] in the dtype of `query`.
@@ -49,7 +147,10 @@ def attend(query: Array, key: Array, value: Array, mask: Array) -> Array:
   scores = jnp.einsum('bkqd,bktd->bkqt', query, key,
                       preferred_element_type=wide)
   scores = scores.reshape(batch, kv_heads, group, length, -1)
-  scores = jnp.where(mask[:, None, None], scores * head_dim ** -0.5, _MASKED)
+  scores = scores * (head_dim ** -0.5 if scale is None else scale)
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  scores = jnp.where(mask[:, None, None], scores, _MASKED)
   probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
   probs = probs.reshape(batch, kv_heads, group * length, -1)
   out = jnp.einsum('bkqt,bktd->bkqd', probs, value)
@@ -79,7 +180,8 @@ def rotary_angles(positions: Array, head_dim: int, theta: float,
   exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
   frequency = theta ** -exponent
   if scaling is not None:
-    frequency = _stretch(frequency, *scaling)
+    frequency = (frequency / scaling[0] if len(scaling) == 1
+                 else _stretch(frequency, *scaling))
   angle = positions.astype(jnp.float32)[:, :, None] * frequency[None, None]
   return jnp.cos(angle), jnp.sin(angle)
 

@@ -8,13 +8,19 @@ from policyopt.names import check_name
 
 REMAT = ('none', 'full', 'dots', 'names', 'offload')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+ACTIVATIONS = ('silu', 'gelu_tanh')
+DISPATCH = ('dropless', 'capacity')
+ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
+ATTENTION_TARGETS = ('query', 'key', 'value', 'out')
+MLP_TARGETS = ('gate', 'up', 'down')
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A decoder-only transformer: GQA, RoPE, RMSNorm, SwiGLU.
+  """A decoder-only transformer: GQA, RoPE, RMSNorm, gated MLP or experts.
 
-  Hashable, so it can be a static argument of `jax.jit`.
+  Hashable, so it can be a static argument of `jax.jit`. The defaults are those
+  of Llama; the fields after `logit_chunk` say what other families add.
 
   Attributes:
     vocab_size: V, rows of the embedding.
@@ -23,11 +29,12 @@ class ModelConfig:
     num_heads: H, query heads.
     num_kv_heads: KV, key and value heads; divides `num_heads`.
     head_dim: DH, even; `num_heads * head_dim` need not equal `width`.
-    mlp_width: F, hidden width of SwiGLU.
+    mlp_width: F, hidden width of the gated MLP; unused with experts.
     max_length: context in tokens that the model is meant for.
     rope_theta: base of the rotary frequencies.
     rope_scaling: (factor, low_freq_factor, high_freq_factor,
-      original_max_length) of Llama 3's stretched frequencies, or None.
+      original_max_length) of Llama 3's stretched frequencies, (factor,) to
+      divide every frequency (Gemma 3), or None.
     norm_eps: inside the root of RMSNorm.
     qk_norm: RMSNorm on queries and keys per head (Qwen3).
     qkv_bias: biases on the query, key and value projections (Qwen2).
@@ -39,6 +46,33 @@ class ModelConfig:
       'dots' (everything but matrix products), 'names' (saves each layer's two
       branch outputs), 'offload' (the same two, kept in host memory).
     logit_chunk: tokens of T whose logits exist at a time while scoring.
+    activation: of the gate: 'silu', or 'gelu_tanh' (Gemma).
+    norm_offset: norms multiply by 1 + w, not by w (Gemma).
+    qk_norm_whole: with `qk_norm`, the norm is over all the heads of a
+      projection together (OLMoE).
+    post_norms: norms after attention and MLP too (Gemma 2 and 3).
+    scale_embeddings: embeddings times √D, rounded in `dtype` (Gemma).
+    attention_scale: what query·key is multiplied by; None: 1 / √DH.
+    attention_softcap: c of the attention scores, s -> c tanh(s / c); or None.
+    logit_softcap: the same of the logits; or None.
+    window: the keys that a windowed layer sees, its own included; or None.
+    windowed_layers: which layers are windowed, one bool per layer; () means
+      all of them when `window` is set.
+    local_rope_theta: base of the frequencies of windowed layers, which are
+      then not scaled (Gemma 3); None: as the other layers.
+    num_experts: E, experts in place of the MLP of every layer; 0: none.
+    experts_per_token: k, experts that each token is sent to.
+    expert_width: F of one expert.
+    normalize_experts: the k probabilities are divided by their sum.
+    expert_dispatch: 'dropless', or 'capacity': an expert takes no more than
+      ⌈`expert_capacity` S k / E⌉ of a row's S tokens, the first ones, and the
+      others pass by on the residual stream.
+    expert_capacity: factor of 'capacity'.
+    attention: implementation of training and scoring: 'auto' takes what the
+      platform has, 'xla', 'cudnn' (GPU) or 'splash' (TPU).
+    lora_rank: r of the low-rank adapters; 0: none.
+    lora_alpha: α; adapters are multiplied by α / r.
+    lora_targets: the projections that have adapters.
 
   Example:
     >>> ModelConfig(vocab_size=8, width=6, num_heads=4, num_kv_heads=3,
@@ -56,7 +90,7 @@ class ModelConfig:
   mlp_width: int
   max_length: int = 2048
   rope_theta: float = 1e4
-  rope_scaling: tuple[float, float, float, float] | None = None
+  rope_scaling: tuple[float, ...] | None = None
   norm_eps: float = 1e-6
   qk_norm: bool = False
   qkv_bias: bool = False
@@ -66,6 +100,27 @@ class ModelConfig:
   param_dtype: str = 'float32'
   remat: str = 'none'
   logit_chunk: int = 256
+  activation: str = 'silu'
+  norm_offset: bool = False
+  qk_norm_whole: bool = False
+  post_norms: bool = False
+  scale_embeddings: bool = False
+  attention_scale: float | None = None
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
+  window: int | None = None
+  windowed_layers: tuple[bool, ...] = ()
+  local_rope_theta: float | None = None
+  num_experts: int = 0
+  experts_per_token: int = 0
+  expert_width: int = 0
+  normalize_experts: bool = True
+  expert_dispatch: str = 'dropless'
+  expert_capacity: float = 1.25
+  attention: str = 'auto'
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
+  lora_targets: tuple[str, ...] = ATTENTION_TARGETS + MLP_TARGETS
 
   def validate(self) -> ModelConfig:
     """Returns itself.
@@ -76,12 +131,13 @@ class ModelConfig:
     for name in ('vocab_size', 'width', 'num_layers', 'num_heads',
                  'num_kv_heads', 'head_dim', 'mlp_width', 'max_length',
                  'logit_chunk'):
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} = {value!r} must be a positive integer')
-    for name in ('rope_theta', 'norm_eps'):
-      if not getattr(self, name) > 0:
-        raise ValueError(f'{name} = {getattr(self, name)!r} must be positive')
+      _integer(name, getattr(self, name), 1)
+    for name in ('rope_theta', 'norm_eps', 'expert_capacity', 'lora_alpha'):
+      _positive(name, getattr(self, name))
+    for name in ('attention_scale', 'attention_softcap', 'logit_softcap',
+                 'local_rope_theta'):
+      if getattr(self, name) is not None:
+        _positive(name, getattr(self, name), 'None or positive')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(f'num_heads = {self.num_heads} must be a multiple of '
                        f'num_kv_heads = {self.num_kv_heads}')
@@ -90,13 +146,21 @@ class ModelConfig:
                        'embeddings turn pairs of features')
     scaling = self.rope_scaling
     if scaling is not None and (
-        not isinstance(scaling, tuple) or len(scaling) != 4):
+        not isinstance(scaling, tuple) or len(scaling) not in (1, 4)):
       raise ValueError(
-          f'rope_scaling = {scaling!r} must be None or a tuple (factor, '
-          'low_freq_factor, high_freq_factor, original_max_length)')
-    _one_of('remat', self.remat, REMAT)
-    _one_of('dtype', self.dtype, DTYPES)
-    _one_of('param_dtype', self.param_dtype, DTYPES)
+          f'rope_scaling = {scaling!r} must be None, a tuple (factor,), or a '
+          'tuple (factor, low_freq_factor, high_freq_factor, '
+          'original_max_length)')
+    for name, choices in (
+        ('remat', REMAT), ('dtype', DTYPES), ('param_dtype', DTYPES),
+        ('activation', ACTIVATIONS), ('attention', ATTENTION),
+        ('expert_dispatch', DISPATCH)):
+      _one_of(name, getattr(self, name), choices)
+    if self.qk_norm_whole and not self.qk_norm:
+      raise ValueError('qk_norm_whole = True must go with qk_norm = True')
+    _check_windows(self)
+    _check_experts(self)
+    _check_lora(self)
     return self
 
   def replace(self, **changes) -> ModelConfig:
@@ -109,6 +173,64 @@ class ModelConfig:
     for name in changes:
       check_name('field of ModelConfig', name, fields)
     return dataclasses.replace(self, **changes).validate()
+
+
+def _check_windows(config):
+  layers = config.windowed_layers
+  if config.window is not None:
+    _integer('window', config.window, 1)
+  if not isinstance(layers, tuple) or len(layers) not in (
+      0, config.num_layers) or any(not isinstance(x, bool) for x in layers):
+    raise ValueError(
+        f'windowed_layers = {layers!r} must be () or a tuple of num_layers = '
+        f'{config.num_layers} bools')
+  for name in 'windowed_layers', 'local_rope_theta':
+    if getattr(config, name) and config.window is None:
+      raise ValueError(f'{name} = {getattr(config, name)!r} must go with a '
+                       'window; window is None')
+
+
+def _check_experts(config):
+  experts = config.num_experts
+  _integer('num_experts', experts, 0)
+  if not experts:
+    return
+  _integer('expert_width', config.expert_width, 1)
+  _integer('experts_per_token', config.experts_per_token, 1)
+  if config.experts_per_token > experts:
+    raise ValueError(f'experts_per_token = {config.experts_per_token} must be '
+                     f'at most num_experts = {experts}')
+
+
+def _check_lora(config):
+  targets = config.lora_targets
+  _integer('lora_rank', config.lora_rank, 0)
+  known = ATTENTION_TARGETS + MLP_TARGETS
+  if not isinstance(targets, tuple) or set(targets) - set(known) or len(
+      set(targets)) != len(targets):
+    raise ValueError(f'lora_targets = {targets!r} must be a tuple of different '
+                     f'names among {", ".join(known)}')
+  if not config.lora_rank:
+    return
+  if not targets:
+    raise ValueError(f'lora_targets = () must not be empty when lora_rank = '
+                     f'{config.lora_rank}')
+  if config.num_experts and set(targets) & set(MLP_TARGETS):
+    raise ValueError(
+        f'lora_targets = {targets!r} must be among '
+        f'{", ".join(ATTENTION_TARGETS)} when num_experts > 0: the weights of '
+        'experts have no adapters')
+
+
+def _integer(name, value, least):
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    kind = 'a positive' if least else 'a non-negative'
+    raise ValueError(f'{name} = {value!r} must be {kind} integer')
+
+
+def _positive(name, value, kind='positive'):
+  if not value > 0:
+    raise ValueError(f'{name} = {value!r} must be {kind}')
 
 
 def _one_of(name, value, choices):

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 
 P = jax.sharding.PartitionSpec
 
@@ -28,6 +29,9 @@ RULES = {
     'mlp': 'tensor',
     'norm': None,
     'experts': 'expert',
+    'expert_mlp': 'tensor',
+    'router': None,
+    'lora': None,
 }
 
 
@@ -71,7 +75,10 @@ def make_mesh(shape: Sequence[int] | Mapping[str, int],
     raise ValueError(f'mesh shape {tuple(shape)} does not fit '
                      f'{len(devices)} devices: the product must be equal')
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+  # A tensor axis of 4 may take half of a slice's side of 8.
+  grid = mesh_utils.create_device_mesh(
+      tuple(sizes), devices, allow_split_physical_axes=True)
+  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
 
 
 def param_shardings(config, mesh: jax.sharding.Mesh,

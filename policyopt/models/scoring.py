@@ -16,7 +16,7 @@ from policyopt.ops import bits
 Array = jax.Array
 
 NEEDS = frozenset({'entropy', 'values', 'hidden', 'logits', 'top_probs',
-                   'top_ids', 'sum_squared_probs'})
+                   'top_ids', 'sum_squared_probs', 'router'})
 
 # As many candidates as samplers usually leave.
 TOP = 50
@@ -28,6 +28,7 @@ _REMOVED = -1e30
 def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
           positions: Array | None = None, segments: Array | None = None,
           temperature: float | Array = 1.0, kept: Array | None = None,
+          counted: Array | None = None,
           needs: Collection[str] = frozenset()) -> types.PolicyOutput:
   """Log-probabilities of tokens under the distribution they were drawn from.
 
@@ -49,6 +50,8 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
       top-p, min-p) had left when token t was drawn, as `bits.pack_kept`; an
       empty set means all tokens (positions that were not sampled). None means
       all tokens everywhere.
+    counted: bool[B, T], tokens that enter the sums of 'router'; None: all,
+      but padding of packed rows.
     needs: fields of PolicyOutput that are wanted; 'logits' materialises
       f32[B, T, V].
 
@@ -66,8 +69,13 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
   _check(config, tokens, temperature, kept, needs)
   if positions is None:
     positions = _positions(tokens, segments)
-  hidden, _ = transformer.forward(
-      config, params, tokens, positions, segments=segments)
+  router = None
+  if 'router' in needs:
+    hidden, router = _with_router(
+        config, params, tokens, positions, segments, counted)
+  else:
+    hidden, _ = transformer.forward(
+        config, params, tokens, positions, segments=segments)
   # From here on, index t holds what predicts token t.
   hidden = jnp.pad(hidden[:, :-1], [(0, 0), (1, 0), (0, 0)])
   first = _first(tokens, segments)
@@ -85,7 +93,22 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
   out = {name: _zero_first(x, first) for name, x in out.items()}
   if 'hidden' in needs:
     out['hidden'] = hidden
+  if router is not None:
+    # Of what predicts token t, as everything per token.
+    z = jnp.pad(router.pop('z')[:, :-1], [(0, 0), (1, 0)])
+    out['router'] = router | {'z': jnp.where(first, 0, z)}
   return types.PolicyOutput(**out)
+
+
+def _with_router(config, params, tokens, positions, segments, counted):
+  """Hidden states, and the routers' statistics as a dict."""
+  if counted is None:
+    counted = (jnp.ones(tokens.shape, bool) if segments is None
+               else segments != 0)
+  hidden, found = transformer.forward_with_router(
+      config, params, tokens, positions, segments=segments, counted=counted)
+  return hidden, {'assigned': found.assigned, 'probs': found.probs,
+                  'tokens': found.tokens[0], 'z': jnp.mean(found.z, axis=0)}
 
 
 def _chunk(config, params, temperature, needs, hidden, tokens, kept):

@@ -1,8 +1,8 @@
 """The decoder: the one file that knows Flax Linen.
 
 Modules only declare parameters with logical axes; a layer is the plain
-function `_layer(config, params, x, ...)`. Layers are scanned, so their
-parameters are stacked on axis 0, and everyone else sees a plain nested dict.
+function `layers.layer`. Layers are scanned, so their parameters are stacked on
+axis 0, and everyone else sees a plain nested dict.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from policyopt.models import attention, partitioning
 from policyopt.models import cache as cache_lib
 from policyopt.models import config as config_lib
+from policyopt.models import layers, moe, parameters, partitioning
 
 Array = jax.Array
 Params = Any
 ModelConfig = config_lib.ModelConfig
-
-_SAVED_NAMES = ('attention_out', 'mlp_out')
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -96,14 +93,42 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
     raise ValueError('segments and cache cannot be used together')
   if (cache is None) != (slot is None):
     raise ValueError('cache and slot must be given together')
-  if cache is None:
-    mask = _causal_mask(tokens.shape[1], segments)
-  else:
-    slot = jnp.asarray(slot, jnp.int32)
-    mask = _slot_mask(tokens.shape[1], slot, cache.slots)
-  hidden, cache = _Decoder(config).apply(
-      {'params': params}, tokens, positions, mask, cache, slot)
+  slots = None if cache is None else cache.slots
+  slot = None if slot is None else jnp.asarray(slot, jnp.int32)
+  where = layers.places(config, positions, segments=segments, slots=slots,
+                        slot=slot)
+  hidden, cache, _ = _Decoder(config).apply(
+      {'params': params}, tokens, cache, where)
   return hidden, cache
+
+
+def forward_with_router(config: ModelConfig, params: Params, tokens: Array,
+                        positions: Array, *, counted: Array,
+                        segments: Array | None = None
+                        ) -> tuple[Array, moe.Statistics]:
+  """`forward` without a cache, and what the routers did.
+
+  Args:
+    config: of a model with experts.
+    params: from `init`.
+    tokens: i32[B, S].
+    positions: i32[B, S].
+    counted: bool[B, S], tokens that enter the statistics.
+    segments: as in `forward`.
+
+  Returns:
+    (hidden [B, S, D], `moe.Statistics` with a leading axis of layers).
+
+  Raises:
+    ValueError: when the model has no experts.
+  """
+  if not config.num_experts:
+    raise ValueError('router statistics need a model with experts: set '
+                     'num_experts')
+  where = layers.places(config, positions, segments=segments, counted=counted)
+  hidden, _, statistics = _Decoder(config).apply(
+      {'params': params}, tokens, None, where)
+  return hidden, statistics
 
 
 def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
@@ -120,10 +145,16 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
   dtype = jnp.dtype(config.dtype)
   if config.tied_embeddings:
     head, spec = params['embedding'], '...d,vd->...v'
+    head = partitioning.constrain(head, 'vocab', 'embed')
   else:
     head, spec = params['head'], '...d,dv->...v'
-  return jnp.einsum(spec, hidden.astype(dtype), head.astype(dtype),
-                    preferred_element_type=_wide(dtype))
+    head = partitioning.constrain(head, 'embed', 'vocab')
+  # Said here for the gradient, which is placed alike: a loss in pieces would
+  # sum each piece's over all devices, and every device would keep all of it.
+  out = jnp.einsum(spec, hidden.astype(dtype), head.astype(dtype),
+                   preferred_element_type=_wide(dtype))
+  cap = config.logit_softcap
+  return out if cap is None else cap * jnp.tanh(out / cap)
 
 
 def values(config: ModelConfig, params: Params, hidden: Array) -> Array:
@@ -157,10 +188,16 @@ class _Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, carry, cos, sin, mask, slot):
+  def __call__(self, carry, windowed, where):
+    config = self.config
     params = {name: _param(self, name, *spec)
-              for name, spec in _layer_specs(self.config).items()}
-    return _layer(self.config, params, carry, cos, sin, mask, slot), None
+              for name, spec in parameters.layer_specs(config).items()}
+    if windowed is None:
+      windowed = layers.static_windowed(config)
+    x, cache, index = carry
+    x, cache, statistics = layers.layer(
+        config, params, x, cache, index, windowed, where)
+    return (x, cache, index + 1), statistics
 
 
 class _ValueHead(nn.Module):
@@ -179,7 +216,7 @@ class _Decoder(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, cache, slot):
+  def __call__(self, tokens, cache, where):
     config = self.config
     table = (config.vocab_size, config.width)
     normal = nn.initializers.normal(0.02)
@@ -189,21 +226,25 @@ class _Decoder(nn.Module):
     if config.value_head:
       _ValueHead(config, name='value_head')()
     x = embedding[tokens].astype(config.dtype)
+    if config.scale_embeddings:
+      x = x * jnp.asarray(config.width ** 0.5, config.dtype)
     x = partitioning.constrain(x, 'batch', 'length', 'features')
-    cos, sin = attention.rotary_angles(
-        positions, config.head_dim, config.rope_theta, config.rope_scaling)
     # Sampling is never differentiated, so nothing is recomputed with a cache.
     block = _Block if cache is not None else _remat(config.remat)
+    windowed = None
+    if layers.static_windowed(config) is None:
+      windowed = jnp.asarray(config.windowed_layers)
     scanned = nn.scan(
         block, variable_axes={'params': 0}, split_rngs={'params': True},
-        in_axes=(nn.broadcast,) * 4, length=config.num_layers,
+        in_axes=(0, nn.broadcast), length=config.num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'})
     carry = (x, cache, jnp.zeros((), jnp.int32))
-    (x, cache, _), _ = scanned(config, name='layers')(
-        carry, cos, sin, mask, slot)
+    (x, cache, _), statistics = scanned(config, name='layers')(
+        carry, windowed, where)
     scale = _param(self, 'final_norm', (config.width,), ('norm',),
-                   nn.initializers.ones)
-    return _rms_norm(x, scale, config.norm_eps), cache
+                   parameters.unit(config))
+    hidden = layers.rms_norm(x, scale, config.norm_eps, config.norm_offset)
+    return hidden, cache, statistics
 
 
 def _remat(name):
@@ -214,10 +255,10 @@ def _remat(name):
   policy = {
       'full': lambda: policies.nothing_saveable,
       'dots': lambda: policies.dots_with_no_batch_dims_saveable,
-      'names': lambda: policies.save_only_these_names(*_SAVED_NAMES),
+      'names': lambda: policies.save_only_these_names(*layers.SAVED_NAMES),
       'offload': lambda: policies.save_and_offload_only_these_names(
           names_which_can_be_saved=[],
-          names_which_can_be_offloaded=list(_SAVED_NAMES),
+          names_which_can_be_offloaded=list(layers.SAVED_NAMES),
           offload_src='device', offload_dst='pinned_host'),
   }[name]()
   return nn.remat(_Block, prevent_cse=False, policy=policy)
@@ -226,16 +267,21 @@ def _remat(name):
 def _param(module, name, shape, axes, initializer):
   """Declares a parameter in the stored dtype, with its logical axes."""
   boxed = nn.with_logical_partitioning(initializer, axes)
+  dtype = jnp.dtype(module.config.param_dtype)
+  if module.config.lora_rank and (
+      '_lora_' in name or isinstance(module, _ValueHead)):
+    # The frozen weights may be narrow; what is trained is not.
+    dtype = _wide(dtype)
   # Linen's own unboxing would replicate the array inside a mesh.
-  return _value(module.param(
-      name, boxed, shape, jnp.dtype(module.config.param_dtype), unbox=False))
+  return _value(module.param(name, boxed, shape, dtype, unbox=False))
 
 
 def _boxed(config, key):
   tokens = jnp.zeros((1, 1), jnp.int32)
-  mask = jnp.ones((1, 1, 1), bool)
-  variables = _Decoder(config.replace(remat='none')).init(
-      {'params': key}, tokens, tokens, mask, None, None)
+  # Parameters depend on neither; a kernel of another platform would not run.
+  config = config.replace(remat='none', attention='xla')
+  variables = _Decoder(config).init(
+      {'params': key}, tokens, None, layers.places(config, tokens))
   return variables['params']
 
 
@@ -245,129 +291,6 @@ def _is_box(x):
 
 def _value(x):
   return x.value if _is_box(x) else x
-
-
-def _layer_specs(config):
-  """name -> (shape, logical axes, initializer) of one layer's parameters."""
-  width, mlp, dim = config.width, config.mlp_width, config.head_dim
-  heads, kv_heads = config.num_heads, config.num_kv_heads
-  ones, zeros = nn.initializers.ones, nn.initializers.zeros
-
-  def normal(fan_in, layers=0.5):
-    return nn.initializers.truncated_normal((2 * layers * fan_in) ** -0.5)
-
-  specs = {
-      'attention_norm': ((width,), ('norm',), ones),
-      'query': ((width, heads, dim), ('embed', 'heads', 'head_dim'),
-                normal(width)),
-      'key': ((width, kv_heads, dim), ('embed', 'kv_heads', 'head_dim'),
-              normal(width)),
-      'value': ((width, kv_heads, dim), ('embed', 'kv_heads', 'head_dim'),
-                normal(width)),
-      'out': ((heads, dim, width), ('heads', 'head_dim', 'embed'),
-              normal(heads * dim, config.num_layers)),
-      'mlp_norm': ((width,), ('norm',), ones),
-      'gate': ((width, mlp), ('embed', 'mlp'), normal(width)),
-      'up': ((width, mlp), ('embed', 'mlp'), normal(width)),
-      'down': ((mlp, width), ('mlp', 'embed'), normal(mlp, config.num_layers)),
-  }
-  if config.qkv_bias:
-    for name, count in ('query', heads), ('key', kv_heads), ('value', kv_heads):
-      axis = 'heads' if name == 'query' else 'kv_heads'
-      specs[f'{name}_bias'] = ((count, dim), (axis, 'head_dim'), zeros)
-  if config.qk_norm:
-    specs['query_norm'] = specs['key_norm'] = ((dim,), ('norm',), ones)
-  return specs
-
-
-# --- plain functions -------------------------------------------------------
-
-
-def _layer(config, params, carry, cos, sin, mask, slot):
-  """x += attention(norm(x)); x += mlp(norm(x)); the cache passes through."""
-  x, cache, layer = carry
-  inner = _rms_norm(x, params['attention_norm'], config.norm_eps)
-  out, cache = _attention(config, params, inner, cos, sin, mask, cache, layer,
-                          slot)
-  x = x + checkpoint_name(out, 'attention_out')
-  inner = _rms_norm(x, params['mlp_norm'], config.norm_eps)
-  x = x + checkpoint_name(_mlp(params, inner), 'mlp_out')
-  x = partitioning.constrain(x, 'batch', 'length', 'features')
-  return x, cache, layer + 1
-
-
-def _attention(config, params, x, cos, sin, mask, cache, layer, slot):
-  """Projections, rotary positions, the cache, attention, projection back."""
-
-  def project(name):
-    y = jnp.einsum('bsd,dhk->bshk', x, params[name].astype(x.dtype))
-    if config.qkv_bias:
-      y = y + params[f'{name}_bias'].astype(x.dtype)[None, None]
-    return y
-
-  query, key, value = project('query'), project('key'), project('value')
-  if config.qk_norm:
-    query = _rms_norm(query, params['query_norm'], config.norm_eps)
-    key = _rms_norm(key, params['key_norm'], config.norm_eps)
-  query = attention.rotate(query, cos, sin)
-  key = attention.rotate(key, cos, sin)
-  if cache is not None:
-    keys, key = cache_lib.update_layer(cache.keys, key, layer, slot)
-    values_, value = cache_lib.update_layer(cache.values, value, layer, slot)
-    cache = cache_lib.Cache(keys, values_)
-  out = attention.attend(query, key, value, mask)
-  out = jnp.einsum('bshk,hkd->bsd', out, params['out'].astype(x.dtype))
-  return out, cache
-
-
-def _mlp(params, x):
-  """SwiGLU: (silu(x gate) * x up) down."""
-  gate, up, down = (params[name].astype(x.dtype)
-                    for name in ('gate', 'up', 'down'))
-  return (jax.nn.silu(x @ gate) * (x @ up)) @ down
-
-
-def _rms_norm(x, scale, eps):
-  """x / √(mean x² + ε) · scale over the last axis, in float32 or wider."""
-  wide = _wide(x.dtype)
-  y = x.astype(wide)
-  mean_square = jax.lax.platform_dependent(
-      y, cpu=_paired_mean_square, default=_mean_square)
-  y = y * jax.lax.rsqrt(mean_square + eps)
-  scale = scale.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
-  return (y * scale).astype(x.dtype)
-
-
-def _mean_square(y):
-  return jnp.mean(y * y, axis=-1, keepdims=True)
-
-
-def _paired_mean_square(y):
-  """Adds halves to halves: an order that does not depend on other dimensions.
-
-  XLA's CPU backend orders a plain sum by the shape around it, so one token
-  decoded by itself would not have the log-probability that it has in a row.
-  """
-  square = y * y
-  while square.shape[-1] % 2 == 0:
-    half = square.shape[-1] // 2
-    square = square[..., :half] + square[..., half:]
-  # What is left is odd, and short for any width that models have.
-  columns = jnp.split(square, square.shape[-1], axis=-1)
-  return functools.reduce(jnp.add, columns) / y.shape[-1]
-
-
-def _causal_mask(length, segments):
-  index = jnp.arange(length)
-  mask = (index[:, None] >= index[None, :])[None]
-  if segments is not None:
-    mask = mask & (segments[:, :, None] == segments[:, None, :])
-  return mask
-
-
-def _slot_mask(length, slot, slots):
-  last = slot.reshape(-1, 1) + jnp.arange(length)[None]
-  return jnp.arange(slots)[None, None, :] <= last[:, :, None]
 
 
 def _wide(dtype):

@@ -10,6 +10,9 @@ from policyopt.models.config import ModelConfig
 
 # Parameters in the released checkpoints, tied embeddings counted once.
 PUBLISHED = {
+    'qwen2-0.5b': 494_032_768,
+    'qwen2-1.5b': 1_543_714_304,
+    'qwen2-7b': 7_615_616_512,
     'qwen2.5-0.5b': 494_032_768,
     'qwen2.5-1.5b': 1_543_714_304,
     'qwen2.5-3b': 3_085_938_688,
@@ -21,6 +24,16 @@ PUBLISHED = {
     'llama3.2-1b': 1_235_814_400,
     'llama3.2-3b': 3_212_749_824,
     'llama3.1-8b': 8_030_261_248,
+    'qwen3-30b-a3b': 30_532_122_624,
+    'mixtral-8x7b': 46_702_792_704,
+    'olmoe-1b-7b': 6_919_161_856,
+    'gemma2-2b': 2_614_341_888,
+    'gemma2-9b': 9_241_705_984,
+    'gemma2-27b': 27_227_128_320,
+    'gemma3-1b': 999_885_952,
+    'gemma3-4b': 3_880_263_168,
+    'gemma3-12b': 11_766_034_176,
+    'gemma3-27b': 27_009_346_304,
 }
 
 
@@ -57,7 +70,24 @@ def test_unknown_field_names_the_nearest():
     (dict(num_kv_heads=3), 'num_heads = 4 must be a multiple'),
     (dict(head_dim=3), 'head_dim = 3 must be even'),
     (dict(norm_eps=0.0), 'norm_eps = 0.0 must be positive'),
-    (dict(rope_scaling=(8.0,)), r'rope_scaling = \(8.0,\) must be None or'),
+    (dict(rope_scaling=(8.0, 1.0)), r'rope_scaling = \(8.0, 1.0\) must be No'),
+    (dict(activation='relu'), "activation = 'relu' must be one of silu"),
+    (dict(attention='flash'), "attention = 'flash' must be one of auto"),
+    (dict(attention_softcap=0.0), 'attention_softcap = 0.0 must be None or'),
+    (dict(qk_norm=False, qk_norm_whole=True), 'must go with qk_norm = True'),
+    (dict(window=0), 'window = 0 must be a positive integer'),
+    (dict(windowed_layers=(True, False)), 'must go with a window'),
+    (dict(window=4, windowed_layers=(True,)), 'tuple of num_layers = 2 bools'),
+    (dict(local_rope_theta=1e4), 'local_rope_theta = 10000.0 must go with a'),
+    (dict(num_experts=-1), 'num_experts = -1 must be a non-negative integer'),
+    (dict(num_experts=4, expert_width=8), 'experts_per_token = 0 must be'),
+    (dict(num_experts=4, experts_per_token=5, expert_width=8),
+     'experts_per_token = 5 must be at most num_experts = 4'),
+    (dict(expert_dispatch='drop'), "expert_dispatch = 'drop' must be one of"),
+    (dict(lora_targets=('query', 'head')), 'must be a tuple of different'),
+    (dict(lora_rank=2, lora_targets=()), 'must not be empty when lora_rank'),
+    (dict(lora_rank=2, num_experts=4, experts_per_token=2, expert_width=8),
+     'query, key, value, out when num_experts > 0: the weights of experts'),
     (dict(remat='some'), "remat = 'some' must be one of none, full"),
     (dict(dtype='int8'), "dtype = 'int8' must be one of float32"),
 ])

@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 
 from policyopt.models import cache as cache_lib
-from policyopt.models import presets, transformer
+from policyopt.models import layers, presets, transformer
 
 _spec = importlib.util.spec_from_file_location(
     'reference', pathlib.Path(__file__).with_name('reference.py'))
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
-SMALL = presets.preset(
-    'nano', vocab_size=29, width=16, head_dim=8, mlp_width=24, qk_norm=False)
-VARIANTS = {
-    'llama3': SMALL.replace(qkv_bias=True, num_kv_heads=1, norm_eps=1e-5,
-                            rope_scaling=(8.0, 1.0, 4.0, 16.0)),
-    'qwen3': SMALL.replace(qk_norm=True, tied_embeddings=False),
-}
+SMALL, FAMILIES = reference.SMALL, reference.FAMILIES
 
 forward = reference.fast_jit(transformer.forward, static_argnames='config')
 
@@ -41,9 +35,9 @@ def _positions(tokens):
   return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
 
 
-@pytest.mark.parametrize('name', sorted(VARIANTS))
+@pytest.mark.parametrize('name', sorted(FAMILIES))
 def test_equals_numpy_reference(name):
-  config = VARIANTS[name]
+  config = FAMILIES[name]
   params = _params(config)
   tokens = _tokens(config, 2, 7)
   out, cache = forward(config, params, tokens, _positions(tokens))
@@ -51,20 +45,28 @@ def test_equals_numpy_reference(name):
   want = np.stack([reference.hidden(config, params, np.array(row))
                    for row in tokens])
   np.testing.assert_allclose(out, want, atol=2e-5)
+  np.testing.assert_allclose(
+      transformer.logits(config, params, out),
+      np.stack([reference.logits(config, params, row) for row in want]),
+      atol=1e-4)
+
+
+def _tree(config):
+  """name -> (shape, logical axes)."""
+  got = {}
+  jax.tree_util.tree_map_with_path(
+      lambda path, x, a: got.update({
+          jax.tree_util.keystr(path, simple=True, separator='/'):
+              (x.shape, ' '.join(a))}),
+      transformer.abstract_params(config), transformer.logical_axes(config))
+  return got
 
 
 def test_parameter_tree_is_pinned():
   """Checkpoints depend on these names, shapes and axes."""
   config = SMALL.replace(qk_norm=True, qkv_bias=True, tied_embeddings=False,
                          value_head=True)
-  shapes = transformer.abstract_params(config)
-  axes = transformer.logical_axes(config)
-  got = {}
-  jax.tree_util.tree_map_with_path(
-      lambda path, x, a: got.update({
-          jax.tree_util.keystr(path, simple=True, separator='/'):
-              (x.shape, ' '.join(a))}), shapes, axes)
-  assert got == {
+  assert _tree(config) == {
       'embedding': ((29, 16), 'vocab embed'),
       'head': ((16, 29), 'embed vocab'),
       'final_norm': ((16,), 'norm'),
@@ -87,6 +89,94 @@ def test_parameter_tree_is_pinned():
   }
 
 
+@pytest.mark.parametrize('changes, gone, new', [
+    (dict(num_experts=6, experts_per_token=2, expert_width=12),
+     {'gate', 'up', 'down'}, {
+         'router': ((2, 16, 6), 'layers embed router'),
+         'expert_gate': ((2, 6, 16, 12), 'layers experts embed expert_mlp'),
+         'expert_up': ((2, 6, 16, 12), 'layers experts embed expert_mlp'),
+         'expert_down': ((2, 6, 12, 16), 'layers experts expert_mlp embed')}),
+    (dict(post_norms=True, norm_offset=True, scale_embeddings=True), set(), {
+        'post_attention_norm': ((2, 16), 'layers norm'),
+        'post_mlp_norm': ((2, 16), 'layers norm')}),
+    (dict(qk_norm=True, qk_norm_whole=True), set(), {
+        'query_norm': ((2, 4, 8), 'layers heads head_dim'),
+        'key_norm': ((2, 2, 8), 'layers kv_heads head_dim')}),
+    (dict(lora_rank=3, lora_targets=('query', 'out', 'down')), set(), {
+        'query_lora_a': ((2, 16, 3), 'layers embed lora'),
+        'query_lora_b': ((2, 3, 4, 8), 'layers lora heads head_dim'),
+        'out_lora_a': ((2, 4, 8, 3), 'layers heads head_dim lora'),
+        'out_lora_b': ((2, 3, 16), 'layers lora embed'),
+        'down_lora_a': ((2, 24, 3), 'layers mlp lora'),
+        'down_lora_b': ((2, 3, 16), 'layers lora embed')}),
+], ids=['experts', 'gemma', 'olmoe', 'lora'])
+def test_what_a_family_adds_to_the_tree(changes, gone, new):
+  plain, tree = _tree(SMALL), _tree(SMALL.replace(**changes))
+  assert plain.items() - tree.items() == {
+      item for item in plain.items() if item[0].removeprefix('layers/') in gone}
+  assert dict(tree.items() - plain.items()) == {
+      f'layers/{name}': value for name, value in new.items()}
+
+
+def test_a_fresh_adapter_changes_nothing(key):
+  adapted = reference.fast_jit(transformer.init, static_argnums=0)(
+      FAMILIES['lora'], key)
+  inner = adapted['layers']
+  assert all(not x.any() for n, x in inner.items() if n.endswith('lora_b'))
+  assert all(x.std() > 0.1 for n, x in inner.items() if n.endswith('lora_a'))
+  plain = adapted | {
+      'layers': {n: x for n, x in inner.items() if 'lora' not in n}}
+  tokens = _tokens(SMALL, 2, 7)
+  with_, _ = forward(FAMILIES['lora'], adapted, tokens, _positions(tokens))
+  without, _ = forward(SMALL, plain, tokens, _positions(tokens))
+  np.testing.assert_allclose(with_, without, atol=1e-6)
+
+
+def test_norms_begin_as_norms(key):
+  """With an offset at 0, without one at 1."""
+  init = reference.fast_jit(transformer.init, static_argnums=0)
+  for name, want in ('gemma3', 0), ('qwen3', 1):
+    params = init(FAMILIES[name], key)
+    norms = [x for n, x in params['layers'].items() if n.endswith('norm')]
+    assert len(norms) >= 4
+    assert all((x == want).all() for x in [*norms, params['final_norm']])
+
+
+@pytest.mark.parametrize('name', ['gemma2', 'gemma3', 'mixtral', 'lora'])
+def test_bfloat16_compute_is_near_float32(name):
+  config = FAMILIES[name]
+  params = _params(config)
+  tokens = _tokens(config, 2, 7)
+  want, _ = forward(config, params, tokens, _positions(tokens))
+  got, _ = forward(config.replace(dtype='bfloat16'), params, tokens,
+                   _positions(tokens))
+  assert got.dtype == jnp.bfloat16
+  error = np.abs(np.float32(got) - want)
+  # Some token may be sent to another expert; most are not.
+  assert np.median(error) < 0.02 * np.abs(want).mean()
+  assert np.median(error) > 0
+
+
+def test_embeddings_are_scaled_by_a_rounded_root():
+  """√20 = 4.472 is 4.46875 in bfloat16."""
+  # Such an ε makes the final norm a division by 100.
+  config = FAMILIES['gemma2'].replace(
+      width=20, dtype='bfloat16', norm_eps=1e4)
+  params = jax.tree.map(lambda x: 0 * x, _params(config))
+  params['embedding'] = _params(config)['embedding']
+  tokens = _tokens(config, 1, 3)
+  hidden, _ = forward(config, params, tokens, _positions(tokens))
+
+  def scaled(root):
+    x = np.float32(params['embedding'][tokens].astype(jnp.bfloat16)) * root
+    return np.float32(jnp.asarray(x).astype(jnp.bfloat16)) / 100
+
+  np.testing.assert_allclose(np.float32(hidden), scaled(4.46875), rtol=5e-3)
+  error = [np.abs(np.float32(hidden) - scaled(root)).mean()
+           for root in (4.46875, 20 ** 0.5)]
+  assert error[0] < error[1]
+
+
 def test_init_scale_and_layers_differ(key):
   config = presets.preset('tiny', param_dtype='bfloat16')
   params = reference.fast_jit(functools.partial(transformer.init, config))(key)
@@ -98,9 +188,11 @@ def test_init_scale_and_layers_differ(key):
   assert not np.allclose(layers['query'][0], layers['query'][1])
 
 
-def test_cached_decode_equals_full_forward():
+@pytest.mark.parametrize('name', sorted(FAMILIES))
+def test_cached_decode_equals_full_forward(name):
   """Right-padded prompts: each row goes on where its own prompt ends."""
-  config = VARIANTS['qwen3']
+  # A lone token is never dropped, so the row must not drop any either.
+  config = FAMILIES[name].replace(expert_capacity=3.0)
   params = _params(config)
   lengths, prompt, response = jnp.array([3, 5]), 5, 4
   tokens = _tokens(config, 2, prompt + response)
@@ -159,8 +251,9 @@ def test_cache_is_updated_in_place(slot):
   assert memory.temp_size_in_bytes < 1.5 * size
 
 
-def test_right_padding_changes_nothing():
-  config = SMALL
+@pytest.mark.parametrize('name', ['llama3', 'gemma3', 'mixtral'])
+def test_right_padding_changes_nothing(name):
+  config = FAMILIES[name]
   tokens = _tokens(config, 2, 6)
   padded = jnp.pad(tokens, [(0, 0), (0, 5)])
   out, _ = forward(config, _params(config), tokens, _positions(tokens))
@@ -228,7 +321,7 @@ def test_value_head(key):
 @pytest.mark.parametrize('width', [32, 96, 160])
 def test_a_norm_has_the_same_bits_in_every_shape(width, rng):
   x = jnp.asarray(rng.normal(size=(32, 8, width)), jnp.float32)
-  norm = jax.jit(lambda x: transformer._rms_norm(x, jnp.ones(width), 1e-6))
+  norm = jax.jit(lambda x: layers.rms_norm(x, jnp.ones(width), 1e-6))
   whole = norm(x)
   for rows in (32, 1):
     alone = norm(x[:rows, 3:4])

@@ -28,7 +28,8 @@ def reference_row(logits, top_k=0, top_p=1.0, min_p=0.0):
   # Descending, the lower id first among equals.
   order = sorted(range(len(logits)), key=lambda v: (-logits[v], v))
   if top_k:
-    order = order[:top_k]
+    last = logits[order[min(top_k, len(order)) - 1]]
+    order = [v for v in order if logits[v] >= last]
   probs = np.exp(logits - logits.max())
   probs /= probs[order].sum()
   if top_p < 1:
@@ -76,9 +77,10 @@ def test_a_set_is_never_empty_and_holds_the_best(settings):
 
 
 @pytest.mark.parametrize('name, value, size', [
-    ('top_k', 3, 3), ('top_p', 0.5, 5), ('min_p', 0.5, 10)])
+    ('top_k', 3, 10), ('top_p', 0.5, 5), ('min_p', 0.5, 10)])
 def test_equal_logits(name, value, size):
-  # 0.5 of ten equal tokens is five of them, up to rounding of the sum.
+  # All tie for the third place, and are equally likely. 0.5 of ten equal
+  # tokens is five of them, up to rounding of the sum.
   kept = keep(jnp.zeros((2, 10)), **{name: value})
   assert abs(int(kept[0].sum()) - size) <= (name == 'top_p')
   assert kept[0].tolist() == sorted(kept[0].tolist(), reverse=True)

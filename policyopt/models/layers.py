@@ -1,0 +1,252 @@
+"""What one layer computes: plain functions of parameters and activations."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from policyopt.models import attention, moe, partitioning
+from policyopt.models import cache as cache_lib
+from policyopt.models.config import ModelConfig
+
+Array = jax.Array
+Params = Any
+
+# Names of what the remat policies 'names' and 'offload' keep.
+SAVED_NAMES = ('attention_out', 'mlp_out')
+
+
+class Places(NamedTuple):
+  """Where the tokens are: what every layer is told alike.
+
+  Attributes:
+    angles: (cos, sin), each f32[B, S, DH / 2].
+    local_angles: the same for windowed layers; None: as the others.
+    masks: with a cache, which slots a token sees, bool[B or 1, S, T]: all that
+      are filled, and those in the window (None without windows).
+    segments: i32[B, S] or None.
+    slot: of the first token in the cache, i32[] or i32[B], or None.
+    counted: bool[B, S], tokens whose routing is counted, or None.
+  """
+  angles: tuple[Array, Array]
+  local_angles: tuple[Array, Array] | None = None
+  masks: tuple[Array, Array | None] | None = None
+  segments: Array | None = None
+  slot: Array | None = None
+  counted: Array | None = None
+
+
+def places(config: ModelConfig, positions: Array, *,
+           segments: Array | None = None, slots: int | None = None,
+           slot: Array | None = None, counted: Array | None = None) -> Places:
+  """Angles and masks, made once for all layers.
+
+  Args:
+    config: of the model.
+    positions: i32[B, S].
+    segments: i32[B, S] or None.
+    slots: T of the cache, or None without one.
+    slot: i32[] or i32[B] with a cache.
+    counted: bool[B, S] or None.
+
+  Returns:
+    Places.
+  """
+  angles = attention.rotary_angles(
+      positions, config.head_dim, config.rope_theta, config.rope_scaling)
+  local, masks = None, None
+  if config.local_rope_theta is not None:
+    local = attention.rotary_angles(
+        positions, config.head_dim, config.local_rope_theta)
+  if slots is not None:
+    masks = _slot_masks(positions.shape[1], slot, slots, config.window)
+  return Places(angles, local, masks, segments, slot, counted)
+
+
+def layer(config: ModelConfig, params: Params, x: Array,
+          cache: cache_lib.Cache | None, index: Array,
+          windowed: Array | bool, where: Places
+          ) -> tuple[Array, cache_lib.Cache | None, moe.Statistics | None]:
+  """x += attention(norm(x)); x += mlp(norm(x)); the cache passes through.
+
+  Args:
+    config: of the model.
+    params: of this layer.
+    x: [B, S, D].
+    cache: of all layers, or None.
+    index: i32[], of this layer.
+    windowed: whether this layer is; also as a traced bool[].
+    where: from `places`.
+
+  Returns:
+    (x, the cache, statistics of the router or None).
+  """
+
+  def norm(name, y):
+    return rms_norm(y, params[name], config.norm_eps, config.norm_offset)
+
+  out, cache = _attention(config, params, norm('attention_norm', x), cache,
+                          index, windowed, where)
+  if config.post_norms:
+    out = norm('post_attention_norm', out)
+  x = x + checkpoint_name(out, 'attention_out')
+  inner, statistics = norm('mlp_norm', x), None
+  if config.num_experts:
+    out, statistics = moe.mlp(config, params, inner, where.counted)
+  else:
+    out = _mlp(config, params, inner)
+  if config.post_norms:
+    out = norm('post_mlp_norm', out)
+  x = x + checkpoint_name(out, 'mlp_out')
+  x = partitioning.constrain(x, 'batch', 'length', 'features')
+  return x, cache, statistics
+
+
+def static_windowed(config: ModelConfig) -> bool | None:
+  """Whether layers are windowed when all are alike; None when they differ."""
+  if config.window is None:
+    return False
+  kinds = set(config.windowed_layers) or {True}
+  return kinds.pop() if len(kinds) == 1 else None
+
+
+def _attention(config, params, x, cache, index, windowed, where):
+  """Projections, rotary positions, the cache, attention, projection back."""
+
+  def project(name):
+    y = linear(config, params, name, x)
+    if config.qkv_bias:
+      y = y + params[f'{name}_bias'].astype(x.dtype)[None, None]
+    if config.qk_norm and name != 'value':
+      y = _head_norm(config, params[f'{name}_norm'], y)
+    return y
+
+  query, key, value = project('query'), project('key'), project('value')
+  cos, sin = _angles(where, windowed)
+  query = attention.rotate(query, cos, sin)
+  key = attention.rotate(key, cos, sin)
+  kw = dict(scale=config.attention_scale, softcap=config.attention_softcap)
+  if cache is None:
+    out = attention.causal(
+        query, key, value, segments=where.segments, windowed=windowed,
+        window=config.window, implementation=config.attention, **kw)
+  else:
+    keys, key = cache_lib.update_layer(cache.keys, key, index, where.slot)
+    values, value = cache_lib.update_layer(
+        cache.values, value, index, where.slot)
+    cache = cache_lib.Cache(keys, values)
+    every, near = where.masks
+    mask = _either(windowed, near, every)
+    out = attention.attend(query, key, value, mask, **kw)
+  return linear(config, params, 'out', out), cache
+
+
+def _angles(where, windowed):
+  if where.local_angles is None:
+    return where.angles
+  return tuple(_either(windowed, local, other) for local, other in zip(
+      where.local_angles, where.angles))
+
+
+def _either(windowed, yes, no):
+  """One of two arrays, without computing both when it is known which."""
+  if isinstance(windowed, bool):
+    return yes if windowed else no
+  return jnp.where(windowed, yes, no)
+
+
+def _head_norm(config, scale, y):
+  """RMSNorm over each head, or over all heads of the projection together."""
+  if not config.qk_norm_whole:
+    return rms_norm(y, scale, config.norm_eps, config.norm_offset)
+  flat = y.reshape(*y.shape[:-2], -1)
+  return rms_norm(flat, scale.reshape(-1), config.norm_eps,
+                  config.norm_offset).reshape(y.shape)
+
+
+def _mlp(config, params, x):
+  """(act(x gate) * x up) down."""
+  gate = linear(config, params, 'gate', x)
+  hidden = moe.activate(config, gate) * linear(config, params, 'up', x)
+  return linear(config, params, 'down', hidden)
+
+
+def linear(config: ModelConfig, params: Params, name: str, x: Array) -> Array:
+  """x · w, and (x · a) · b · α / r when the projection has an adapter.
+
+  Args:
+    config: of the model.
+    params: of this layer.
+    name: of the projection; w is [in..., out...].
+    x: [B, S, in...].
+
+  Returns:
+    [B, S, out...].
+
+  Source: "LoRA: Low-Rank Adaptation of Large Language Models", Hu et al.,
+    2021, arXiv 2106.09685.
+  """
+  inner = x.ndim - 2
+  y = jnp.tensordot(x, params[name].astype(x.dtype), inner)
+  if config.lora_rank and name in config.lora_targets:
+    low = jnp.tensordot(x, params[f'{name}_lora_a'].astype(x.dtype), inner)
+    delta = jnp.tensordot(low, params[f'{name}_lora_b'].astype(x.dtype), 1)
+    y = y + delta * (config.lora_alpha / config.lora_rank)
+  return y
+
+
+def rms_norm(x: Array, scale: Array, eps: float, offset: bool = False) -> Array:
+  """x / √(mean x² + ε) · scale over the last axis, in float32 or wider.
+
+  Args:
+    x: [..., D].
+    scale: [D].
+    eps: ε.
+    offset: multiply by 1 + scale instead.
+
+  Returns:
+    [..., D] in the dtype of x.
+
+  Source: "Root Mean Square Layer Normalization", Zhang and Sennrich, 2019,
+    arXiv 1910.07467.
+  """
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  y = x.astype(wide)
+  mean_square = jax.lax.platform_dependent(
+      y, cpu=_paired_mean_square, default=_mean_square)
+  y = y * jax.lax.rsqrt(mean_square + eps)
+  scale = scale.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
+  return (y * (1 + scale if offset else scale)).astype(x.dtype)
+
+
+def _mean_square(y):
+  return jnp.mean(y * y, axis=-1, keepdims=True)
+
+
+def _paired_mean_square(y):
+  """Adds halves to halves: an order that does not depend on other dimensions.
+
+  XLA's CPU backend orders a plain sum by the shape around it, so one token
+  decoded by itself would not have the log-probability that it has in a row.
+  """
+  square = y * y
+  while square.shape[-1] % 2 == 0:
+    half = square.shape[-1] // 2
+    square = square[..., :half] + square[..., half:]
+  # What is left is odd, and short for any width that models have.
+  columns = jnp.split(square, square.shape[-1], axis=-1)
+  return functools.reduce(jnp.add, columns) / y.shape[-1]
+
+
+def _slot_masks(length, slot, slots, window):
+  """Slots up to the token's own, and the last `window` of them."""
+  last = slot.reshape(-1, 1) + jnp.arange(length)[None]
+  index = jnp.arange(slots)[None, None, :]
+  every = index <= last[:, :, None]
+  if window is None:
+    return every, None
+  return every, every & (index > last[:, :, None] - window)
