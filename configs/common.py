@@ -34,14 +34,18 @@ def base(arg: str = '') -> ConfigDict:
       # The sentence around each word would cost a byte-level model 49 tokens.
       replace=(('Spell this word backward (example: sun -> nus): ', ''),)),
       type_safe=False)
-  config.tokenizer = 'byte'
+  # 'byte', 'sentencepiece:PATH' or 'hf:PATH'; None: that of model.folder, or
+  # bytes without one.
+  config.tokenizer = placeholder(str)
 
-  # The policy: a preset, fields of it to change (None leaves them), whether it
-  # has a value head (None: if the method needs one), and where it lives.
+  # The policy: a preset, or instead of it a folder of published weights (None:
+  # fresh ones); fields to change (None leaves them), whether it has a value
+  # head (None: if the method needs one), and where it lives.
   fields = typing.get_type_hints(ModelConfig)
   del fields['value_head']
   config.model = ConfigDict(dict(
-      preset='tiny', kw=unset(fields), value_head=placeholder(bool)))
+      preset='tiny', folder=placeholder(str), kw=unset(fields),
+      value_head=placeholder(bool)))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, expert=1))
 
   # Supervised warm start on the task's reference answers. Short on purpose:
@@ -61,14 +65,26 @@ def base(arg: str = '') -> ConfigDict:
   config.steps = 400
   config.sampler = ConfigDict(dict(
       max_tokens=8, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0))
-  config.batching = ConfigDict(dict(epochs=1, minibatches=1, microbatches=1))
+  # Rows are cut to one of `buckets` lengths; `packed` lets short rows of a
+  # microbatch share rows of the model.
+  config.batching = ConfigDict(dict(
+      epochs=1, minibatches=1, microbatches=1, buckets=1, packed=False))
+  # What lies in host memory until it is needed: the reference model, the
+  # optimizer's state.
+  config.offload = ConfigDict(dict(reference=False, optimizer=False))
   # A policy gradient is noisy: at 5e-4 this task unlearns.
   config.optimizer = optimizer(learning_rate=2e-4, warmup_steps=10)
   # After so many skipped (non-finite) updates in a row the run stops.
   config.max_skipped = 10
+  # Nats by which sampling with a cache and scoring may differ on a fixed row
+  # of tokens (None: by dtype) before the run stops as out of sync.
+  config.probe_tolerance = placeholder(float)
 
-  # Held-out problems: before, after, and every so many steps (0: never).
-  config.evaluation = ConfigDict(dict(problems=512, samples=8, every=0))
+  # Held-out problems: before, after, and every so many steps (0: never); of
+  # the same task, or of another one with its own arguments.
+  config.evaluation = ConfigDict(dict(
+      problems=512, samples=8, every=0, task=placeholder(str),
+      task_kw=ConfigDict(type_safe=False)))
 
   config.checkpoint_every = 50
   config.keep_checkpoints = 2
@@ -81,8 +97,10 @@ def unset(hints: dict) -> ConfigDict:
   """A key for each annotated name, without a value but with a type."""
   keys = ConfigDict()
   for name, hint in hints.items():
-    # `float | None` takes a float.
+    # `float | None` takes a float, but a tuple of floats none.
     kind = next(iter(typing.get_args(hint)), hint)
+    if typing.get_origin(hint) is tuple:
+      kind = tuple
     if name != 'return':
       keys[name] = placeholder(kind if isinstance(kind, type) else object)
   return keys
@@ -93,6 +111,9 @@ def optimizer(**changes) -> ConfigDict:
   return ConfigDict(dict(
       name='adamw', learning_rate=1e-3, warmup_steps=0, decay_steps=0,
       clip_norm=1.0,
+      # 'stochastic' rounding lets parameters in bfloat16 learn; the dtype of
+      # the moments: 'float32', 'bfloat16', or None for the parameters' own.
+      rounding='nearest', moments=placeholder(str),
       kw=ConfigDict(dict(b1=0.9, b2=0.99, weight_decay=0.0), type_safe=False),
   ) | changes)
 
@@ -125,6 +146,20 @@ def set_task(config: ConfigDict, task: str, **task_kw) -> None:
   config.task_kw = ConfigDict(general | task_kw, type_safe=False)
 
 
+def from_published_weights(config: ConfigDict) -> None:
+  """Settings for a model that can answer already: small steps, no warm start.
+
+  Without `model.folder` it is a fresh model of the preset, which learns nothing
+  from here; set warm_start.steps for that.
+  """
+  config.model.preset = 'qwen3-0.6b'
+  config.warm_start.update(steps=0, examples=64, rows=32, length=1024)
+  config.update(prompts=32, samples=8, steps=200)
+  config.batching.microbatches = 8
+  config.optimizer.update(learning_rate=1e-6, warmup_steps=10)
+  config.optimizer.kw.update(b2=0.999)
+
+
 def _settable(config: ConfigDict, prefix: str = '') -> list[str]:
   """The keys that hold no further keys, as 'section.key'."""
   names = []
@@ -139,7 +174,12 @@ def _settable(config: ConfigDict, prefix: str = '') -> list[str]:
 def quick(config: ConfigDict) -> None:
   """Shrinks a run to seconds, to see that all of it works."""
   config.model.preset = 'nano'
-  config.warm_start.update(steps=4, examples=32, rows=8, length=64)
+  if 'path' in config.task_kw:
+    config.model.kw.max_length = 1024  # Problems of files are long.
+  warm = config.warm_start
+  warm.update(steps=min(warm.steps, 4), examples=32, rows=8,
+              length=max(warm.length, 64))
+  config.sampler.max_tokens = min(config.sampler.max_tokens, 32)
   config.update(prompts=8, samples=4, steps=4, checkpoint_every=2)
   config.evaluation.update(problems=16, samples=4)
 

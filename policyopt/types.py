@@ -55,6 +55,8 @@ NEEDS = {
     # PolicyOutput, of the policy that is being updated.
     'logits': 'the forward pass of the update',
     'hidden': 'the forward pass of the update',
+    'router': 'the forward pass of the update of a model with experts '
+              '(`model.kw.num_experts`)',
     # Rollout.turn
     'turn': 'an environment with several turns',
 }
@@ -117,6 +119,11 @@ class PolicyOutput(_Replace):
       distribution that token t was drawn from, in descending order.
     top_ids: i32[B, T, K], their tokens.
     sum_squared_probs: f32[B, T], Σᵥ π(v)² of that distribution.
+    router: of a model with experts: 'assigned' f32[L, E], how many of the
+      counted tokens each expert is among the k of; 'probs' f32[L, E], the sum
+      of their probabilities; 'tokens' f32[], how many are counted; 'z'
+      f32[B, T], the mean over the layers of (log Σ exp)² of the router's
+      logits where token t is predicted.
   """
   log_probs: Array
   entropy: Array | None = None
@@ -126,6 +133,7 @@ class PolicyOutput(_Replace):
   top_probs: Array | None = None
   top_ids: Array | None = None
   sum_squared_probs: Array | None = None
+  router: Mapping[str, Array] | None = None
 
 
 @_record
@@ -281,6 +289,8 @@ class Environment(NamedTuple):
     answer: prompt ids i32[N] -> Prompts with a reference answer that ends in
       the stop token, or None when the task has none.
     answer_ids: whether `score` tells which responses give the same answer.
+    pure: whether `reset` and `score` are JAX functions that may be traced, so
+      that the task can be part of a compiled program.
     close: releases what the environment holds (processes, files).
   """
   name: str
@@ -291,6 +301,7 @@ class Environment(NamedTuple):
   step: Callable[..., Any] | None = None
   answer: Callable[[Any], Prompts] | None = None
   answer_ids: bool = False
+  pure: bool = False
   close: Callable[[], None] = lambda: None
 
 

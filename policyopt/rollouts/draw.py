@@ -109,8 +109,9 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
   """
   if sampler.temperature == 0:
     plain = scaled = logits
-    kept = filters.keep_top_k(logits, 1)
     token = jnp.argmax(logits, axis=-1)
+    # One token alone, also when others tie with it.
+    kept = jnp.arange(logits.shape[-1])[None] == token[:, None]
   else:
     plain = scaled = logits / sampler.temperature
     if heat is not None:

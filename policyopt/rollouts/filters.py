@@ -2,10 +2,10 @@
 
 Each filter looks at logits f32[..., V] and says which tokens stay, as
 bool[..., V]; none of them changes the logits. A filter never removes the most
-likely token, so a kept set is never empty. Equal logits at the edge of a set
-are taken in order of token id, which makes every set as small as its
-definition allows. (Hugging Face's top-k keeps all tokens that tie at the edge;
-elsewhere the sets are the same.)
+likely token, so a kept set is never empty. The sets, and their order, are those
+of the logits processors of `transformers`: top-k keeps all tokens that tie at
+its edge, top-p of those that tie no more than it needs. (Which of them is left
+open there; here it is the lower ids.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from policyopt.types import Array
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
-  """The k most likely tokens.
+  """The k most likely tokens, and those that tie with the last of them.
 
   Args:
     logits: f32[..., V].
@@ -30,16 +30,13 @@ def keep_top_k(logits: Array, k: int) -> Array:
   arXiv 1805.04833.
 
   Example:
-    >>> keep_top_k(jnp.array([0., 3., 1., 3., 2.]), 3).tolist()
-    [False, True, False, True, True]
+    >>> keep_top_k(jnp.array([0., 3., 2., 3., 2.]), 3).tolist()
+    [False, True, True, True, True]
   """
   if k >= logits.shape[-1]:
     return jnp.ones(logits.shape, bool)
   ranks = _sortable(logits)
-  edge = _edge(jnp.ones(logits.shape, jnp.int32), ranks, k)
-  above, tied = ranks > edge, ranks == edge
-  room = k - above.sum(axis=-1, keepdims=True)
-  return above | (tied & (jnp.cumsum(tied, axis=-1) <= room))
+  return ranks >= _edge(jnp.ones(logits.shape, jnp.int32), ranks, k)
 
 
 def keep_top_p(logits: Array, p: float) -> Array:

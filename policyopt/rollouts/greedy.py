@@ -40,9 +40,14 @@ def with_greedy(scheme: Callable[..., Rollout]) -> Callable[..., Rollout]:
     once = plan._replace(samples=np.ones(len(plan.prompt), np.int32))
     greedy = group.sample_groups()(
         group.Generate(generate.greedy, 1), env, once, greedy_key)
-    total = total_reward(greedy).sum(axis=1)
     return rollout._replace(extras={
         **rollout.extras,
-        'greedy_reward': total[rollout.extras['plan_index']]})
+        'greedy_reward': _of_entry(greedy, rollout.extras['plan_index'])})
 
   return wrapped
+
+
+@jax.jit
+def _of_entry(greedy: Rollout, plan_index: Array) -> Array:
+  """f32[B]: what the greedy response to each row's prompt earned."""
+  return total_reward(greedy).sum(axis=1)[plan_index]

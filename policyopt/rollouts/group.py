@@ -19,13 +19,14 @@ that the batch took.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from policyopt.ops import segments
+from policyopt.rollouts import judging
 from policyopt.rollouts.flat import FlatRule, all_equal
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import (
@@ -33,7 +34,6 @@ from policyopt.types import (
     Environment,
     Feedback,
     Plan,
-    Prompts,
     Rollout,
     total_reward,
 )
@@ -183,7 +183,7 @@ def _check_plan(plan: Plan, rounds: int, samples: int) -> None:
 def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
   """Samples and scores the given entries of the plan."""
   samples = generate.samples
-  prompts = _padded_prompts(env, plan.prompt[entries])
+  prompts = judging.read_prompts(env, plan.prompt[entries])
   plan_index = np.repeat(entries, samples).astype(np.int32)
   member = np.tile(np.arange(samples, dtype=np.int32), len(entries))
   drawn = generate.apply(
@@ -191,80 +191,24 @@ def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
       plan.max_tokens[plan_index].astype(np.int32))
   problem = plan.prompt[plan_index].astype(np.int32)
   start = np.repeat(prompts.length, samples)
-  scores = env.score(problem, _responses(drawn, start, env.max_prompt))
-  rewards, verdict = _checked_scores(env, scores, problem)
+  judged = judging.judge(env, problem, drawn, start)
   group = np.repeat(np.arange(len(entries), dtype=np.int32), samples)
-  rollout = _to_rollout(
-      drawn, start, rewards, np.where(verdict == 0, group, -1),
-      dict(prompt=problem, plan_index=plan_index, verdict=verdict,
-           **_answer_ids(env, scores, verdict)))
+  extras = dict(
+      prompt=problem, plan_index=plan_index, verdict=judged.verdict)
+  if judged.answer is not None:
+    extras['answer_id'] = judged.answer
+  rollout = to_rollout(
+      drawn, start, judged.rewards, np.where(judged.verdict == 0, group, -1),
+      extras)
   total, scored = (x.reshape(-1, samples) for x in (
-      sum(rewards.values()), verdict == 0))
+      sum(judged.rewards.values()), judged.verdict == 0))
   return _Round(rollout, entries, flat(total, scored))
 
 
-def _padded_prompts(env: Environment, problem: np.ndarray) -> Prompts:
-  """The prompts at the environment's full width, so that shapes never change.
-  """
-  tokens, length = (np.asarray(x, np.int32) for x in env.reset(problem))
-  bad = (length < 1) | (length > min(env.max_prompt, tokens.shape[1]))
-  if bad.any():
-    index = int(np.argmax(bad))
-    raise ValueError(
-        f'{env.name}: the prompt of problem {problem[index]} has '
-        f'{length[index]} tokens; it must have 1 to {env.max_prompt} '
-        '(max_prompt)')
-  tokens = tokens[:, :env.max_prompt]
-  spare = env.max_prompt - tokens.shape[1]
-  return Prompts(np.pad(tokens, ((0, 0), (0, spare))), length)
-
-
-def _responses(drawn: Samples, start: np.ndarray, width: int) -> Prompts:
-  """The chosen tokens alone, as the environment reads them."""
-  tokens, length = np.asarray(drawn.tokens), np.asarray(drawn.length)
-  place = np.arange(tokens.shape[1] - width)[None, :]
-  tokens = np.take_along_axis(tokens, start[:, None] + place, axis=1)
-  return Prompts(np.where(place < length[:, None], tokens, 0), length)
-
-
-def _checked_scores(env, scores, problem) -> tuple[dict[str, Any], np.ndarray]:
-  """Rewards with zeros for rows that were not scored, and the verdict."""
-  verdict = np.asarray(scores.verdict, np.int32)
-  rewards = {name: np.asarray(value, np.float32)
-             for name, value in scores.rewards.items()}
-  if not rewards:
-    raise ValueError(f'{env.name}: score() returned no reward channel')
-  for name, value in (('verdict', verdict), *rewards.items()):
-    if value.shape != problem.shape:
-      raise ValueError(
-          f'{env.name}: score() returned {name} of the shape {value.shape}; '
-          f'{len(problem)} rows need {problem.shape}')
-  for name, value in rewards.items():
-    bad = (verdict == 0) & ~np.isfinite(value)
-    if bad.any():
-      row = int(np.argmax(bad))
-      raise ValueError(
-          f'{env.name}: the reward in channel {name!r} is {value[row]} in row '
-          f'{row}, problem {problem[row]}; a row that was scored (verdict 0) '
-          'needs a finite reward')
-    rewards[name] = np.where(verdict == 0, value, np.float32(0))
-  return rewards, verdict
-
-
-def _answer_ids(env, scores, verdict) -> dict[str, np.ndarray]:
-  if scores.answer is None:
-    return {}
-  answer = np.asarray(scores.answer, np.int32)
-  if answer.shape != verdict.shape:
-    raise ValueError(
-        f'{env.name}: score() returned answer of the shape {answer.shape}; '
-        f'{len(verdict)} rows need {verdict.shape}')
-  return {'answer_id': np.where(verdict == 0, answer, -1).astype(np.int32)}
-
-
 @jax.jit
-def _to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
-                group: Array, extras: dict[str, Array]) -> Rollout:
+def to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
+               group: Array, extras: dict[str, Array]) -> Rollout:
+  """Rows and what they earned, each reward on its last chosen token."""
   place = jnp.arange(drawn.tokens.shape[1])[None, :]
   last = place == (start + drawn.length - 1)[:, None]
   part = group >= 0

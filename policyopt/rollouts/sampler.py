@@ -60,8 +60,18 @@ class Samples:
   steps: Array
 
 
-class _Loop(NamedTuple):
-  """The carry of the decode loop."""
+class Loop(NamedTuple):
+  """The carry of the decode loop.
+
+  Attributes:
+    step: i32[], tokens drawn.
+    token: i32[B], the last ones.
+    done: bool[B], rows that have ended.
+    length: i32[B], response tokens.
+    truncated: bool[B], rows that ended at their limit.
+    record: of [M, B], what was drawn.
+    cache: of the keys and values.
+  """
   step: Array
   token: Array
   done: Array
@@ -121,13 +131,13 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
   _check(config, width, limit, rows, row_ids, max_tokens)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
   prompts = Prompts(*(jnp.asarray(x, jnp.int32) for x in prompts))
-  hidden, cache = _prefill(config, params, prompts, samples, limit)
+  hidden, cache = prefill(config, params, prompts, samples, limit)
   starts = jnp.repeat(prompts.length, samples, total_repeat_length=rows)
   if max_tokens is None:
     limits = jnp.full((rows,), limit, jnp.int32)
   else:
     limits = jnp.where(max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
-  last = _decode(
+  last = decode(
       config, sampler, params, hidden, cache, keys, starts, limits, heat)
   return _join(prompts.tokens, starts, last, samples, sampler.pad_id)
 
@@ -145,8 +155,21 @@ def _check(config, width, limit, rows, row_ids, max_tokens):
           f'rows need ({rows},)')
 
 
-def _prefill(config, params, prompts, samples, limit):
-  """Reads each prompt once; hidden [B, D] that predicts the first tokens."""
+def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
+            limit: int) -> tuple[Array, kv_cache.Cache]:
+  """Reads each prompt once.
+
+  Args:
+    config: of the model.
+    params: of the model.
+    prompts: N of up to P tokens.
+    samples: rows per prompt.
+    limit: response tokens that the cache will have room for.
+
+  Returns:
+    (hidden [N*samples, D] that predicts the first tokens, the rows' cache of
+    P + limit slots).
+  """
   (num_prompts, width), length = prompts.tokens.shape, prompts.length
   positions = jnp.broadcast_to(
       jnp.arange(width, dtype=jnp.int32)[None, :], (num_prompts, width))
@@ -164,9 +187,25 @@ def _prefill(config, params, prompts, samples, limit):
   return jnp.repeat(hidden, samples, axis=0), cache
 
 
-def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
-            heat):
-  """The loop: draw, record, and read the drawn token to predict the next."""
+def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
+           hidden: Array, cache: kv_cache.Cache, keys: Array, starts: Array,
+           limits: Array, heat: Heat | None = None) -> Loop:
+  """The loop: draw, record, and read the drawn token to predict the next.
+
+  Args:
+    config: of the model.
+    sampler: how to draw.
+    params: of the model.
+    hidden: [B, D] that predicts the first tokens.
+    cache: of the prompts.
+    keys: [B] random keys of the rows.
+    starts: i32[B], length of each prompt.
+    limits: i32[B], length limit of each response.
+    heat: as in `sample`.
+
+  Returns:
+    The last carry, which holds what was drawn and the cache.
+  """
   limit = sampler.max_tokens
   stops = jnp.asarray(sampler.stop_tokens, jnp.int32)
 
@@ -182,7 +221,7 @@ def _decode(config, sampler, params, hidden, cache, keys, starts, limits,
     stopped = (token[:, None] == stops[None, :]).any(axis=-1)
     truncated = truncated | (~done & ~stopped & (length >= limits))
     done = done | stopped | (length >= limits)
-    return _Loop(step + 1, token, done, length, truncated, record, cache)
+    return Loop(step + 1, token, done, length, truncated, record, cache)
 
   def body(loop):
     position = starts + loop.step - 1

@@ -20,9 +20,10 @@ import warnings
 import zlib
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+
+from policyopt.rollouts import hosts
 
 _MANIFEST = 'manifest.json'
 _UNFINISHED = 'tmp-'
@@ -35,6 +36,10 @@ class _Damage(Exception):
 
 class Checkpoints:
   """Saves and restores train states in one folder.
+
+  All processes of a run call its methods together: each writes and reads its
+  own shards, and process 0 does what is to be done once. A state may be
+  restored to any mesh and any number of processes.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -85,18 +90,18 @@ class Checkpoints:
       state: tree of arrays of any sharding, typed keys included.
     """
     target, unfinished = self._path(step), self._path(step, _UNFINISHED)
-    if jax.process_index() == 0:
+    if hosts.process() == 0:
       self.folder.mkdir(parents=True, exist_ok=True)
       self._clean()
-    _barrier(f'checkpoint {step} begins')
+    hosts.barrier(f'checkpoint {step} begins')
     ocp.save(unfinished, jax.tree.map(_without_empty, state))
-    if jax.process_index() == 0:
+    if hosts.process() == 0:
       _write_manifest(unfinished, state)
       if target.exists():
         target.rename(self._path(step, f'{_UNFINISHED}old-'))
       unfinished.rename(target)
       self._prune(step)
-    _barrier(f'checkpoint {step} ends')
+    hosts.barrier(f'checkpoint {step} ends')
 
   def restore(self, abstract_state: Any, step: int | None = None
               ) -> tuple[Any, int] | None:
@@ -116,14 +121,18 @@ class Checkpoints:
         names the first that differs.
     """
     wanted = [s for s in self.steps() if step in (None, s)]
-    for step in reversed(wanted):
+    # All processes decide alike, whatever each sees of the folder.
+    for step in hosts.list_of_first_process(wanted)[::-1]:
       path = self._path(step)
+      damage, leaves = None, None
       try:
         leaves = _verify(path)
-      except _Damage as damage:
+      except _Damage as found:
+        damage = found
+      if hosts.any_process(damage is not None):
         warnings.warn(
-            f'checkpoint of step {step} passed over: {damage} ({path})',
-            stacklevel=2)
+            f'checkpoint of step {step} passed over: '
+            f'{damage or "another process says why"} ({path})', stacklevel=2)
         continue
       _compare(leaves, _describe(abstract_state), path)
       return _load(path, abstract_state), step
@@ -145,12 +154,6 @@ class Checkpoints:
       # Renamed first: a removal that is cut short leaves no broken checkpoint.
       self._path(step).rename(self._path(step, f'{_UNFINISHED}old-'))
     self._clean()
-
-
-def _barrier(name):
-  """Waits for the other processes, if there are any."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
 
 
 def _without_empty(leaf):
@@ -196,7 +199,10 @@ def _write_manifest(folder, state):
 
 
 def _verify(folder):
-  """The described leaves of a checkpoint; _Damage if a file has changed."""
+  """The described leaves of a checkpoint; _Damage if a file has changed.
+
+  With several processes each looks at a part of the files.
+  """
   try:
     body = json.loads((folder / _MANIFEST).read_bytes())
     intact = body.pop('crc32') == zlib.crc32(_encode(body))
@@ -220,8 +226,11 @@ def _verify(folder):
       return f'{name} is missing'
     return None
 
+  # Each process reads its share of the files.
+  items = list(body['files'].items())
+  items = [items[place] for place in hosts.share(len(items))]
   with futures.ThreadPoolExecutor() as pool:
-    for reason in pool.map(check, body['files'].items()):
+    for reason in pool.map(check, items):
       if reason:
         raise _Damage(reason)
   return body['leaves']

@@ -18,18 +18,33 @@ class NonFiniteError(RuntimeError):
   """Too many updates in a row were skipped: loss or gradient not finite."""
 
 
+class SyncError(RuntimeError):
+  """The sampler does not run on the parameters that were learned."""
+
+
+class PreemptedError(RuntimeError):
+  """The run was asked to end, has saved what it had, and can be resumed."""
+
+  # EX_TEMPFAIL of sysexits.h: try again later.
+  exit_code = 75
+
+
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
   """Ends a script with one line for an error that its user can mend.
 
-  These are ValueError, OSError, NonFiniteError, and what a config raises for
-  an unknown key. With POLICYOPT_TRACEBACK set in the environment they are
-  raised as they are. Ctrl-C ends it with one line too.
+  These are ValueError, OSError, NonFiniteError, SyncError, and what a config
+  raises for an unknown key. With POLICYOPT_TRACEBACK set in the environment
+  they are raised as they are. Ctrl-C ends it with one line too, and SIGTERM
+  with one line and exit code 75.
   """
   try:
     yield
-  except (ValueError, OSError, AttributeError, KeyError, NonFiniteError
-          ) as error:
+  except PreemptedError as error:
+    print(error, file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+  except (ValueError, OSError, AttributeError, KeyError, NonFiniteError,
+          SyncError) as error:
     if os.environ.get(_TRACEBACK):
       raise
     # A KeyError's own text is a representation, with quotes and escapes.

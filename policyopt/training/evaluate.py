@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.ops import statistics
-from policyopt.rollouts import group
+from policyopt.rollouts import group, hosts
 from policyopt.types import Array, Environment, Plan
 
 # A row counts as solved from this total reward on.
@@ -35,7 +36,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(generate: group.Generate, env: Environment, problems: int,
-             prompts: int, key: Array) -> Evaluation:
+             prompts: int, key: Array,
+             interrupt: Callable[[], None] = lambda: None) -> Evaluation:
   """Samples and judges problems 0 ... `problems` - 1 of an environment.
 
   Args:
@@ -45,9 +47,10 @@ def evaluate(generate: group.Generate, env: Environment, problems: int,
     prompts: per call of `generate`; the shape that it was compiled for.
     key: consumed; problem i is sampled alike whatever `prompts` is only if
       the calls have the same shape.
+    interrupt: called before each call of `generate`; may raise.
 
   Returns:
-    Evaluation.
+    Evaluation; alike in all processes, each of which has judged its own rows.
   """
   if env.size is not None and problems > env.size:
     raise ValueError(
@@ -56,12 +59,12 @@ def evaluate(generate: group.Generate, env: Environment, problems: int,
   scheme = group.sample_groups()
   parts = []
   for start in range(0, problems, prompts):
+    interrupt()
     ids = np.minimum(np.arange(start, start + prompts), problems - 1)
     zeros = np.zeros(prompts, np.int32)
     plan = Plan(ids.astype(np.int32), zeros, zeros.astype(np.float32), zeros)
     rollout = scheme(generate, env, plan, jax.random.fold_in(key, start))
-    part = _judged(jax.device_get(rollout), generate.samples)
-    parts.append(part)
+    parts.append(_judged(_fetched(rollout), generate.samples))
   return jax.tree.map(lambda *xs: np.concatenate(xs)[:problems], *parts)
 
 
@@ -104,6 +107,15 @@ def gain(before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
   pair = pair[:, ~np.isnan(pair).any(0)]
   return _numbers(statistics.paired_gain_interval(
       jnp.asarray(pair[0]), jnp.asarray(pair[1])))
+
+
+def _fetched(rollout):
+  """What is looked at, on the host."""
+  names = ('verdict', 'length', 'truncated')
+  tokens, rewards, extras = hosts.fetch((
+      rollout.tokens, rollout.rewards,
+      {name: rollout.extras[name] for name in names}))
+  return rollout._replace(tokens=tokens, rewards=rewards, extras=extras)
 
 
 def _judged(rollout, samples: int) -> Evaluation:

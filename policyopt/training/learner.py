@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from policyopt.models import partitioning, scoring
+from policyopt.models import lora, packed, partitioning
 from policyopt.models.config import ModelConfig
 from policyopt.training.credit import (
   Credit,
@@ -24,22 +24,15 @@ from policyopt.training.credit import (
   credit_metrics,
   method_needs,
 )
+from policyopt.training.offload import fetch, make_apply
+from policyopt.training.packed import make_planner
+from policyopt.training.scores import add_scores, needs_scores
 from policyopt.training.signal import signal_metrics
-from policyopt.training.updates import (
-  apply_if_finite,
-  microbatch,
-  summed_gradient,
-)
+from policyopt.training.updates import summed_gradient
 from policyopt.types import Array, Method, Metrics, Rollout, TrainState
 
-# Scored before credit is assigned, by a forward pass of the policy; the
-# entropy already comes with the samples.
-_SCORED = {
-    'old_log_probs': 'log_probs', 'prompt_log_probs': 'log_probs',
-    'values': 'values', 'hidden_states': 'hidden', 'top_probs': 'top_probs',
-    'top_ids': 'top_ids', 'sum_squared_probs': 'sum_squared_probs'}
 # What a loss may ask of the policy's output in the update itself.
-_OUTPUTS = ('entropy', 'values', 'logits', 'hidden')
+_OUTPUTS = ('entropy', 'values', 'logits', 'hidden', 'router')
 
 
 class Batching(NamedTuple):
@@ -51,10 +44,14 @@ class Batching(NamedTuple):
       weights multiplied by `minibatches` so that every update has the scale
       of the whole batch.
     microbatches: pieces of a minibatch whose gradients are added up.
+    buckets: lengths, at most, that the rows of a batch are cut to.
+    packed: short rows of a microbatch share rows of the model.
   """
   epochs: int = 1
   minibatches: int = 1
   microbatches: int = 1
+  buckets: int = 1
+  packed: bool = False
 
 
 class Learner(NamedTuple):
@@ -62,12 +59,14 @@ class Learner(NamedTuple):
 
   Attributes:
     score: (params, ref_params, rollout) -> rollout with the extras that the
-      method needs of the models.
+      method needs of the models; ref_params None: the policy without its
+      adapter.
     inform: (opt_state, progress, rollout) -> rollout with the extras that it
       needs of the trainer; progress in [0, 1].
     credit: (credit_state, rollout) -> (Credit, credit_state, metrics).
     update: (state, credit, key) -> (state, metrics); donates the state,
-      consumes the key.
+      consumes the key. With an adapter, it and the value head are all that is
+      trained and all that the optimizer has a state for.
   """
   score: Callable[..., Rollout]
   inform: Callable[..., Rollout]
@@ -79,7 +78,8 @@ def make_learner(
     config: ModelConfig, method: Method,
     optimizer: optax.GradientTransformation, mesh: Mesh, *,
     batching: Batching = Batching(), temperature: float = 1.0,
-    schedule: optax.Schedule | None = None, state_shardings=None) -> Learner:
+    schedule: optax.Schedule | None = None, state_shardings=None,
+    reference_shardings=None) -> Learner:
   """Builds the jitted functions of a training step.
 
   Args:
@@ -91,6 +91,8 @@ def make_learner(
     temperature: that the rollouts are sampled at.
     schedule: updates -> learning rate, for methods that need to know it.
     state_shardings: of the TrainState, so that an update keeps its layout.
+    reference_shardings: of the reference parameters when they lie in host
+      memory.
 
   Returns:
     Learner.
@@ -103,10 +105,15 @@ def make_learner(
     raise ValueError(
         'schedule is None; the method needs the learning rate of each update')
   rows = partitioning.rows(mesh)
+  apply = make_apply(
+      optimizer, state_shardings and state_shardings.opt_state)
 
-  def score(params, ref_params, rollout):
-    return _add_scores(
-        config, params, ref_params, rollout, needs, temperature, batching)
+  def score(params, ref_params, rollout, packing=None):
+    if ref_params is not None:
+      ref_params = fetch(ref_params, reference_shardings)
+    return add_scores(
+        config, params, ref_params, rollout, needs, temperature,
+        batching.microbatches * batching.minibatches, packing)
 
   def inform(opt_state, progress, rollout):
     numbers = {'progress': progress}
@@ -122,60 +129,48 @@ def make_learner(
     assigned, credit_state = assign_credit(method, credit_state, rollout)
     return assigned, credit_state, {**signal_metrics(assigned), **reported}
 
-  def update(state, assigned, key):
-    loss_fn = _loss_function(config, method, temperature)
-    return _update(state, assigned, key, loss_fn, optimizer, batching)
+  def update(state, assigned, key, packing=None, order=None):
+    # What is frozen is neither differentiated nor carried from step to step.
+    trainable, frozen = lora.split(state.params)
+    loss_fn = _loss_function(config, method, temperature, frozen)
+    state, metrics = _update(
+        state._replace(params=trainable), assigned, key, loss_fn, apply,
+        batching, packing, order)
+    return state._replace(params=lora.join(state.params, frozen)), metrics
 
+  score = jax.jit(score, out_shardings=rows)
+  update = jax.jit(
+      update, donate_argnums=0, out_shardings=(state_shardings, None))
+  if batching.packed:
+    score, update = _with_packing(score, update, batching, mesh)
   return Learner(
-      score=jax.jit(score, out_shardings=rows) if _needs_scores(needs)
+      score=score if needs_scores(needs)
       else lambda params, ref_params, rollout: rollout,
       inform=jax.jit(inform, out_shardings=rows)
       if needs & {'progress', 'learning_rate'}
       else lambda opt_state, progress, rollout: rollout,
-      credit=jax.jit(credit),
-      update=jax.jit(update, donate_argnums=0,
-                     out_shardings=(state_shardings, None)))
+      credit=jax.jit(credit), update=update)
 
 
-def _needs_scores(needs) -> bool:
-  return bool(needs & (set(_SCORED) | {'ref_log_probs'}))
+def _with_packing(score, update, batching, mesh):
+  """The same functions, which plan the packed rows first."""
+  plan = make_planner(mesh)
+  shuffle = jax.jit(
+      lambda key, group: _orders(key, group, batching),
+      out_shardings=partitioning.replicated(mesh))
 
+  def packed_score(params, ref_params, rollout):
+    pieces = batching.microbatches * batching.minibatches
+    return score(params, ref_params, rollout, plan(rollout.mask, pieces))
 
-def _add_scores(config, params, ref_params, rollout, needs, temperature,
-                batching):
-  """The rollout with reference log-probs, old log-probs and values."""
-  wanted = needs & set(_SCORED)
+  def packed_update(state, assigned, key):
+    mask, order = assigned.rollout.mask, None
+    if batching.epochs * batching.minibatches > 1:
+      order = shuffle(key, assigned.rollout.group)
+    return update(state, assigned, None,
+                  plan(mask, batching.microbatches, order), order)
 
-  def one(piece):
-    kept = piece.extras.get('kept')
-    extras = {}
-    if wanted:
-      out = scoring.score(
-          config, params, piece.tokens, temperature=temperature, kept=kept,
-          needs=frozenset(_SCORED[name] for name in wanted) - {'log_probs'})
-      extras = {name: getattr(out, _SCORED[name]) for name in wanted}
-    if 'ref_log_probs' in needs:
-      extras['ref_log_probs'] = scoring.score(
-          config, ref_params, piece.tokens, temperature=temperature,
-          kept=kept).log_probs
-    return extras
-
-  count = batching.microbatches * batching.minibatches
-  pieces = microbatch(rollout, count)
-  extras = lax.map(one, pieces)
-
-  def whole(name, x):
-    mask = _prompt(rollout.mask) if name == 'prompt_log_probs' else rollout.mask
-    x = x.reshape(*mask.shape, *x.shape[3:])
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
-
-  return rollout._replace(extras={
-      **rollout.extras, **{name: whole(name, x) for name, x in extras.items()}})
-
-
-def _prompt(mask):
-  """The tokens before the first chosen one, in rows that have any."""
-  return (jnp.cumsum(mask, axis=1) == 0) & mask.any(axis=1, keepdims=True)
+  return packed_score, packed_update
 
 
 def _count(opt_state):
@@ -184,47 +179,62 @@ def _count(opt_state):
   return counts[0][1]
 
 
-def _loss_function(config, method, temperature):
-  """loss(params, credit) -> (sum, metrics) of one piece of the batch."""
+def _loss_function(config, method, temperature, frozen):
+  """loss(trainable, (credit, packing)) -> (sum, metrics) of one piece."""
   outputs = frozenset(method.loss.needs & set(_OUTPUTS))
 
-  def loss(params, piece: Credit):
-    rollout = piece.rollout
-    policy = scoring.score(
-        config, params, rollout.tokens, temperature=temperature,
-        kept=rollout.extras.get('kept'), needs=outputs)
+  def loss(trainable, inputs):
+    piece, packing = inputs
+    params, rollout = lora.join(trainable, frozen), piece.rollout
+    # Routers count a row's tokens up to the last chosen one, no padding.
+    counted = lax.cummax(
+        rollout.mask.astype(jnp.int32), axis=1, reverse=True) > 0
+    policy = packed.score(
+        config, params, rollout.tokens, packing, temperature=temperature,
+        kept=rollout.extras.get('kept'), counted=counted, needs=outputs)
     return method.loss.apply(
         policy, piece.advantages, piece.weights, rollout)
   return loss
 
 
-def _update(state: TrainState, credit: Credit, key: Array, loss_fn, optimizer,
-            batching: Batching):
+def _update(state: TrainState, credit: Credit, key: Array | None, loss_fn,
+            apply, batching: Batching, packing, order):
   """All the optimizer updates that one batch of rollouts gives."""
   steps = batching.epochs * batching.minibatches
   if steps == 1:
-    state, metrics = _step(state, credit, loss_fn, optimizer, batching)
+    state, metrics = _step(
+        state, (credit, packing), loss_fn, apply, batching)
   else:
+    if order is None:
+      order = _orders(key, credit.rollout.group, batching)
     state, metrics = _several_steps(
-        state, credit, key, loss_fn, optimizer, batching)
+        state, credit, order, packing, loss_fn, apply, batching)
   metrics = {**metrics, 'skipped_in_a_row': (
       state.skipped.astype(jnp.float32), jnp.ones(()))}
   return state._replace(step=state.step + 1), metrics
 
 
-def _several_steps(state, credit, key, loss_fn, optimizer, batching):
-  """Epochs over shuffled minibatches; groups of equal size are never cut."""
+def _several_steps(state, credit, order, packing, loss_fn, apply, batching):
+  """One update for each of the minibatches that `order` lists the rows of."""
   credit = credit._replace(weights=credit.weights * batching.minibatches)
-  order = jax.vmap(lambda k: _group_order(k, credit.rollout.group))(
-      jax.random.split(key, batching.epochs))
-  order = order.reshape(batching.epochs * batching.minibatches, -1)
 
-  def body(state, rows):
+  def body(state, inputs):
+    rows, packing = inputs
     piece = jax.tree.map(lambda x: x[rows], credit)
-    return _step(state, piece, loss_fn, optimizer, batching)
+    return _step(state, (piece, packing), loss_fn, apply, batching)
 
-  state, metrics = lax.scan(body, state, order)
+  state, metrics = lax.scan(body, state, (order, packing))
   return state, jax.tree.map(lambda x: x.sum(0), metrics)
+
+
+def _orders(key, group, batching):
+  """The rows of each minibatch, shuffled anew in every epoch.
+
+  Groups of equal size are never cut.
+  """
+  order = jax.vmap(lambda k: _group_order(k, group))(
+      jax.random.split(key, batching.epochs))
+  return order.reshape(batching.epochs * batching.minibatches, -1)
 
 
 def _group_order(key, group):
@@ -235,12 +245,12 @@ def _group_order(key, group):
                      stable=True)
 
 
-def _step(state: TrainState, credit: Credit, loss_fn, optimizer, batching):
+def _step(state: TrainState, batch, loss_fn, apply, batching):
   """One optimizer update; left out when anything is not finite."""
   loss, metrics, grads = summed_gradient(
-      loss_fn, state.params, credit, batching.microbatches)
-  params, opt_state, ok, update_metrics = apply_if_finite(
-      optimizer, loss, grads, state.params, state.opt_state)
+      loss_fn, state.params, batch, batching.microbatches)
+  params, opt_state, ok, update_metrics = apply(
+      loss, grads, state.params, state.opt_state)
   state = state._replace(
       params=params, opt_state=opt_state,
       skipped=jnp.where(ok, 0, state.skipped + 1))

@@ -9,12 +9,14 @@ from typing import Any
 import optax
 
 from policyopt.names import check_name
+from policyopt.training.low_precision import low_precision
 
 
 def make_optimizer(
     name: str = 'adamw', learning_rate: float = 1e-3, warmup_steps: int = 0,
     decay_steps: int = 0, clip_norm: float | None = 1.0,
-    kw: Mapping[str, Any] | None = None) -> optax.GradientTransformation:
+    kw: Mapping[str, Any] | None = None, rounding: str = 'nearest',
+    moments: str | None = None) -> optax.GradientTransformation:
   """Clips the global norm, then applies the named optax optimizer.
 
   Args:
@@ -25,6 +27,10 @@ def make_optimizer(
       rate constant.
     clip_norm: largest global gradient norm, or None.
     kw: further arguments of the factory.
+    rounding: 'nearest', or 'stochastic' for parameters stored in bfloat16: no
+      update is too small to count.
+    moments: 'float32' or 'bfloat16', in which the optimizer's state is
+      stored; None for the parameters' own dtype.
 
   Returns:
     An optax.GradientTransformation.
@@ -50,9 +56,11 @@ def make_optimizer(
     check_name(f'argument of optimizer {name}', argument, arguments)
   rate = make_schedule(learning_rate, warmup_steps, decay_steps)
   optimizer = factory(learning_rate=rate, **(kw or {}))
-  if clip_norm is None:
+  if clip_norm is not None:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+  if rounding == 'nearest' and moments is None:
     return optimizer
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+  return low_precision(optimizer, rounding=rounding, moments=moments)
 
 
 def make_schedule(

@@ -1,4 +1,5 @@
-"""Where the policy of a run comes from: its warm start, or a checkpoint."""
+"""Where the policy of a run comes from: a folder of published weights or fresh
+ones, its warm start, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import os
 
 import jax
 
+from policyopt.models import convert, partitioning, transformer
+from policyopt.rollouts import hosts
+from policyopt.training import preemption, warm_start
 from policyopt.training import state as states
-from policyopt.training import warm_start
 from policyopt.training.checkpoints import Checkpoints
 from policyopt.training.metrics import Writer
 from policyopt.training.progress import Progress
-from policyopt.training.setup import Setup
+from policyopt.training.setup import Setup, model_folder
 from policyopt.types import TrainState
 
 
@@ -25,12 +28,14 @@ def warm_params(setup: Setup, workdir: str, key, clock):
     # Whether examples fit into the rows shows before anything large compiles.
     warm_start.warm_batch(
         setup.train, 0, config.examples, config.rows, config.length)
-  state = warm_start.make_warm_state(
-      model, optimizer, mesh, states.init_params(model, mesh, key))
-  found = checkpoints.restore(states.abstract_state(state))
-  first = 0
+  found = None
+  if hosts.first_process(bool(checkpoints.steps())):
+    found = checkpoints.restore(_abstract_warm_state(setup))
   if found is not None:
     state, first = found
+  else:
+    state, first = warm_start.make_warm_state(
+        model, optimizer, mesh, first_params(setup, key)), 0
   if first < config.steps or found is None:
     step = warm_start.make_warm_step(
         model, optimizer, mesh, config.microbatches,
@@ -39,25 +44,68 @@ def warm_params(setup: Setup, workdir: str, key, clock):
   return state.params
 
 
+def first_params(setup: Setup, key):
+  """The parameters before any training; consumes key.
+
+  Those of the folder of the config, streamed onto the mesh, or fresh ones.
+  """
+  folder = model_folder(setup.config.model)
+  if folder:
+    return convert.load(folder, setup.model, setup.mesh, key)
+  return states.init_params(setup.model, setup.mesh, key)
+
+
+def _abstract_warm_state(setup: Setup):
+  """Shapes, dtypes and shardings of a WarmState: nothing is made or read."""
+  model, optimizer, mesh = setup.model, setup.warm_optimizer, setup.mesh
+  return _with_shardings(
+      jax.eval_shape(
+          lambda params: warm_start.make_warm_state(
+              model, optimizer, mesh, params),
+          transformer.abstract_params(model)),
+      warm_start.warm_shardings(model, optimizer, mesh))
+
+
+def _abstract_state(setup: Setup) -> TrainState:
+  """Shapes, dtypes and shardings of a TrainState: nothing is made or read."""
+  return _with_shardings(
+      jax.eval_shape(
+          lambda params: init_state(setup, params, jax.random.key(0)),
+          transformer.abstract_params(setup.model)),
+      states.state_shardings(setup.model, setup.method, setup.optimizer,
+                             setup.mesh, setup.train.size,
+                             setup.offload.optimizer))
+
+
+def _with_shardings(shapes, shardings):
+  return jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=sharding), shapes, shardings)
+
+
 def _warm_steps(setup, workdir, checkpoints, step, state, first, clock):
   config = setup.config.warm_start
   previous = {}
+  rows = partitioning.rows(setup.mesh)
   with (Writer(os.path.join(workdir, 'warm_start'), first) as writer,
         Progress(config.steps, first, 'warm start') as progress):
     for index in range(first, config.steps):
       batch = warm_start.warm_batch(
           setup.train, index, config.examples, config.rows, config.length)
-      state, metrics = step(state, batch)
+      state, metrics = step(state, hosts.place_tree(batch, rows))
       writer.write(index, metrics, {'seconds': clock.seconds()})
       # Those of the step before are there already: showing them waits for
       # nothing.
       progress.update(batch.tokens.size, previous)
       previous = metrics
-      if ((index + 1) % setup.config.checkpoint_every == 0
-          and index + 1 < config.steps):
+      asked = preemption.requested()
+      if index + 1 < config.steps and (
+          asked or (index + 1) % setup.config.checkpoint_every == 0):
         writer.flush()
         checkpoints.save(index + 1, state)
         clock.save()
+        if asked:
+          preemption.stop(f'saved after step {index + 1} of the warm start')
   # Outside, so that it is there for a warm start of no steps too.
   checkpoints.save(config.steps, state)
   clock.save()
@@ -86,15 +134,11 @@ def restore_params(setup: Setup, workdir: str, step: int | None = None):
     raise ValueError(
         f'workdir {workdir!r} has no checkpoint of step '
         f'{0 if step is None else step}; it has {known or "none"}')
-  params = states.init_params(setup.model, setup.mesh, jax.random.key(0))
   if step == 0 or (step is None and not checkpoints.steps()):
-    state = warm_start.make_warm_state(
-        setup.model, setup.warm_optimizer, setup.mesh, params)
-    found = warm.restore(states.abstract_state(state), last)
+    found = warm.restore(_abstract_warm_state(setup), last)
     found = found and (found[0], 0)
   else:
-    state = init_state(setup, params, jax.random.key(0))
-    found = checkpoints.restore(states.abstract_state(state), step)
+    found = checkpoints.restore(_abstract_state(setup), step)
   if found is None:
     raise ValueError(
         f'workdir {workdir!r} has no intact checkpoint of step {step}; it has '
@@ -112,8 +156,11 @@ def _warm_checkpoints(workdir: str) -> Checkpoints:
   return Checkpoints(os.path.join(workdir, 'warm_start', 'checkpoints'))
 
 
-def init_state(setup: Setup, params, key) -> TrainState:
-  """The TrainState that reinforcement learning begins with; consumes key."""
+def init_state(setup: Setup, params, key, donate: bool = False) -> TrainState:
+  """The TrainState that reinforcement learning begins with; consumes key.
+
+  With `donate` it takes over the parameters; otherwise it copies them.
+  """
   return states.make_state(
       setup.model, setup.method, setup.optimizer, setup.mesh, params, key,
-      setup.train.size)
+      setup.train.size, donate, setup.offload.optimizer)

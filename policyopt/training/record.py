@@ -20,12 +20,15 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from policyopt.rollouts import hosts
 from policyopt.training import evaluate as evaluation
 from policyopt.training.curves import plot
 
-# A resumed run may change these: they decide when it looks, not what it does.
+# A resumed run may change these: they decide when it looks and where it runs,
+# not what it does.
 _FREE = ('steps', 'checkpoint_every', 'keep_checkpoints', 'log_prompts',
-         'max_skipped', 'evaluation.every', 'task_kw.workers')
+         'max_skipped', 'evaluation.every', 'task_kw.workers',
+         'evaluation.task_kw.workers')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'ml-collections', 'reasoning-gym')
 
@@ -42,9 +45,15 @@ def write_atomically(path: str, content: str | bytes) -> None:
 
 
 def save_run(config, workdir: str) -> None:
-  """Writes config.json: the resolved config, versions and command line."""
+  """Writes config.json: the resolved config, versions and command line.
+
+  Process 0 does, here and wherever files are written below.
+  """
+  if hosts.process():
+    return
   run = dict(
       config=_plain(config), command=sys.argv, versions=versions(),
+      processes=jax.process_count(),
       devices=[str(device) for device in jax.devices()])
   write_atomically(os.path.join(workdir, 'config.json'),
                    json.dumps(run, indent=2, default=str) + '\n')
@@ -135,6 +144,8 @@ class Clock:
 
   def save(self) -> None:
     """Keeps the clock for a restart."""
+    if hosts.process():
+      return
     write_atomically(self._path, json.dumps(dict(
         seconds=self.seconds(), tokens=self._tokens,
         training_seconds=self._training, checkpoint=self.checkpoint)))
@@ -142,21 +153,27 @@ class Clock:
 
 def once(workdir: str, name: str, make: Callable[[], evaluation.Evaluation],
          clock: Clock) -> evaluation.Evaluation:
-  """An evaluation, made at most once in the life of a run."""
+  """An evaluation, made at most once in the life of a run. Collective."""
   folder = os.path.join(workdir, 'evaluations')
-  os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, f'{name}.npz')
-  if not os.path.exists(path):
+  if hosts.process() == 0:
+    os.makedirs(folder, exist_ok=True)
+  if hosts.first_process(os.path.exists(path)):
+    with np.load(path) as arrays:
+      return evaluation.Evaluation(**arrays)
+  result = make()
+  if hosts.process() == 0:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **make()._asdict())
+    np.savez_compressed(buffer, **result._asdict())
     write_atomically(path, buffer.getvalue())
     clock.save()
-  with np.load(path) as arrays:
-    return evaluation.Evaluation(**arrays)
+  return result
 
 
 def sample_rows(tokenizer, rollout, samples: int, prompts: int) -> list[dict]:
   """The first prompts of a batch with all their responses, as text.
+
+  Collective; only process 0 gets them.
 
   Args:
     tokenizer: decodes.
@@ -169,12 +186,12 @@ def sample_rows(tokenizer, rollout, samples: int, prompts: int) -> list[dict]:
   """
   rows = []
   count = prompts * samples
-  # Cut on the host: a slice on the device would be one more program.
-  part = jax.tree.map(
-      lambda x: np.asarray(x)[:count],
+  part = hosts.fetch(
       dict(tokens=rollout.tokens, mask=rollout.mask, rewards=rollout.rewards,
            problem=rollout.extras['prompt'],
-           length=rollout.extras['length']))
+           length=rollout.extras['length']), count)
+  if hosts.process():
+    return rows
   reward = sum(x.sum(1) for x in part['rewards'].values())
   for first in range(0, count, samples):
     group = slice(first, first + samples)
@@ -193,7 +210,10 @@ def sample_rows(tokenizer, rollout, samples: int, prompts: int) -> list[dict]:
 
 def finish(config, workdir: str, before: evaluation.Evaluation,
            after: evaluation.Evaluation, clock: Clock) -> dict[str, Any]:
-  """Writes result.json and curve.png, prints the table, returns the result."""
+  """Writes result.json and curve.png, prints the table, returns the result.
+
+  Collective.
+  """
   samples = before.solved.shape[1]
   scores = dict(before=evaluation.summary(before),
                 after=evaluation.summary(after))
@@ -207,6 +227,8 @@ def finish(config, workdir: str, before: evaluation.Evaluation,
       seconds=round(clock.seconds(), 1),
       tokens_per_second=round(clock.tokens_per_second(), 1),
       workdir=workdir)
+  if hosts.process():
+    return result
   write_atomically(
       os.path.join(workdir, 'result.json'),
       json.dumps(dict(result, **scores, gain=gains), indent=2) + '\n')

@@ -4,28 +4,28 @@ here, before anything is compiled."""
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 import optax
 
 from policyopt.envs.factory import environment
-from policyopt.models import partitioning
+from policyopt.models import convert, partitioning
 from policyopt.models.config import ModelConfig
 from policyopt.models.presets import preset
 from policyopt.models.tokenizer import Tokenizer, tokenizer
 from policyopt.rollouts.sampler import SamplerConfig
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
+from policyopt.training.offload import Offload
 from policyopt.training.optimizers import make_optimizer, make_schedule
 from policyopt.types import NEEDS, Environment, Method
 
 _POSITIVE = (
     'prompts', 'samples', 'steps', 'batching.epochs', 'batching.minibatches',
-    'batching.microbatches', 'warm_start.examples', 'warm_start.rows',
-    'warm_start.microbatches', 'max_skipped', 'checkpoint_every',
-    'evaluation.problems', 'evaluation.samples')
+    'batching.microbatches', 'batching.buckets', 'warm_start.examples',
+    'warm_start.rows', 'warm_start.microbatches', 'max_skipped',
+    'checkpoint_every', 'evaluation.problems', 'evaluation.samples')
 
 
 class Setup(NamedTuple):
@@ -43,7 +43,8 @@ class Setup(NamedTuple):
     optimizer: of reinforcement learning.
     schedule: of its learning rate.
     warm_optimizer: of the warm start.
-    batching: epochs, minibatches, microbatches.
+    batching: epochs, minibatches, microbatches, lengths.
+    offload: what lies in host memory.
   """
   config: Any
   tokenizer: Tokenizer
@@ -57,6 +58,7 @@ class Setup(NamedTuple):
   schedule: optax.Schedule
   warm_optimizer: optax.GradientTransformation
   batching: Batching
+  offload: Offload = Offload()
 
   def close(self) -> None:
     """Ends the processes of the environments."""
@@ -78,26 +80,19 @@ def prepare(config, method: Method) -> Setup:
     ValueError: in one line, naming the argument, its value and what would be
       right.
   """
-  mesh = partitioning.make_mesh(_mesh_shape(config.mesh))
-  _check_batch(config, method, mesh)
-  words = tokenizer(config.tokenizer)
-  model = _model(config.model, method, words)
-  sampler = SamplerConfig(
-      stop_tokens=(words.eos_id,), pad_id=words.pad_id, **config.sampler)
-  sampler.validate(model.vocab_size)
-  # Names the parameter that the mesh does not divide.
-  partitioning.param_shardings(model, mesh)
-  optimizer = make_optimizer(**config.optimizer)
-  if method.optimizer is not None:
-    optimizer = method.optimizer(optimizer)
-  rates = config.optimizer
-  schedule = make_schedule(
-      rates.learning_rate, rates.warmup_steps, rates.decay_steps)
+  (words, model, mesh, sampler, optimizer, schedule, batching,
+   offload) = program_parts(config, method)
+  offload.check(mesh)
+  if model_folder(config.model):
+    convert.check(config.model.folder, model)
   warm_optimizer = make_optimizer(**config.warm_start.optimizer)
+  if not config.warm_start.steps:
+    # No moments of weights that a warm start never trains.
+    warm_optimizer = optax.identity()
   envs = []
   try:
     for split in ('train', 'test'):
-      envs.append(environment(config.task, words, split, **config.task_kw))
+      envs.append(_environment(config, words, split))
       _check_context(envs[-1], sampler, model)
     _check_needs(method, model, envs[0])
     _check_problems(config, *envs)
@@ -107,7 +102,71 @@ def prepare(config, method: Method) -> Setup:
     raise
   return Setup(
       config, words, *envs, model, mesh, sampler, method, optimizer, schedule,
-      warm_optimizer, Batching(**config.batching))
+      warm_optimizer, batching, offload)
+
+
+class ProgramParts(NamedTuple):
+  """What decides the compiled programs of a run; fields as in `Setup`."""
+  tokenizer: Tokenizer
+  model: ModelConfig
+  mesh: Mesh
+  sampler: SamplerConfig
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  batching: Batching
+  offload: Offload = Offload()
+
+
+def program_parts(config, method: Method, devices=None) -> ProgramParts:
+  """Everything of a run but its data and weights.
+
+  Args:
+    config: as `configs/common.py: base` returns it.
+    method: as a recipe of `policyopt.methods` returns it.
+    devices: of the mesh, which may be described and not attached; None for
+      all that there are.
+
+  Returns:
+    ProgramParts.
+
+  Raises:
+    ValueError: as `prepare`.
+  """
+  mesh = partitioning.make_mesh(_mesh_shape(config.mesh), devices)
+  _check_batch(config, method, mesh)
+  words = tokenizer(_tokenizer_name(config))
+  model = _model(config.model, method, words)
+  sampler = SamplerConfig(
+      stop_tokens=words.stop_tokens, pad_id=words.pad_id, **config.sampler)
+  sampler.validate(model.vocab_size)
+  # Names the parameter that the mesh does not divide.
+  partitioning.param_shardings(model, mesh)
+  optimizer = make_optimizer(**config.optimizer)
+  if method.optimizer is not None:
+    optimizer = method.optimizer(optimizer)
+  rates = config.optimizer
+  schedule = make_schedule(
+      rates.learning_rate, rates.warmup_steps, rates.decay_steps)
+  return ProgramParts(words, model, mesh, sampler, optimizer, schedule,
+                      Batching(**config.batching), Offload(**config.offload))
+
+
+def model_folder(config) -> str | None:
+  """The folder of published weights of `config.model`, None without one."""
+  return config.get('folder') or None  # Older runs lack the key.
+
+
+def _tokenizer_name(config) -> str:
+  folder = model_folder(config.model)
+  return config.tokenizer or (f'hf:{folder}' if folder else 'byte')
+
+
+def _environment(config, words: Tokenizer, split: str) -> Environment:
+  """The task of a split; held-out problems may be of another task."""
+  task, task_kw = config.task, config.task_kw
+  if split == 'test' and config.evaluation.get('task'):
+    task, task_kw = config.evaluation.task, config.evaluation.task_kw
+  return environment(task, words, split, **task_kw)
 
 
 def _mesh_shape(mesh) -> dict[str, int]:
@@ -115,8 +174,12 @@ def _mesh_shape(mesh) -> dict[str, int]:
 
 
 def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
-  """The preset with its changes; a value head when the method asks for one."""
-  changes = {k: v for k, v in config.kw.items() if v is not None}
+  """The preset, or the model of the folder, with its changes.
+
+  A value head when the method asks for one.
+  """
+  changes = {k: tuple(v) if isinstance(v, list) else v
+             for k, v in config.kw.items() if v is not None}
   if 'value_head' in changes:
     raise ValueError(
         f'model.kw.value_head is {config.kw.value_head!r}; set '
@@ -124,7 +187,12 @@ def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
   value_head = config.value_head
   if value_head is None:
     value_head = 'values' in method_needs(method)
-  model = preset(config.preset, **changes, value_head=value_head)
+  changes['value_head'] = value_head
+  folder = model_folder(config)
+  if folder:
+    model = convert.model_config(folder, **changes)
+  else:
+    model = preset(config.preset, **changes)
   if words.vocab_size > model.vocab_size:
     raise ValueError(
         f'tokenizer {words.name!r} has {words.vocab_size} tokens, more than '
@@ -139,6 +207,10 @@ def _check_batch(config, method: Method, mesh: Mesh) -> None:
     value = functools.reduce(lambda c, part: c[part], name.split('.'), config)
     if value < 1:
       raise ValueError(f'{name} is {value}; it must be at least 1')
+  tolerance = config.get('probe_tolerance')  # Older runs lack the key.
+  if tolerance is not None and not tolerance > 0:
+    raise ValueError(f'probe_tolerance is {tolerance}; it must be positive, in '
+                     'nats, or None')
   if config.samples < method.min_group:
     raise ValueError(
         f'samples is {config.samples}: method {config.method!r} compares '
@@ -194,6 +266,8 @@ def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:
       unmet.add(need)
     elif need == 'values' and not model.value_head:
       unmet.add(need)
+    elif need == 'router' and not model.num_experts:
+      unmet.add(need)
     elif need == 'turn' and env.step is None:
       unmet.add(need)
     elif need == 'answer_id' and not env.answer_ids:
@@ -204,23 +278,3 @@ def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:
     raise ValueError(
         f'the method needs {need!r}, which this run does not supply. '
         f'It comes from: {supply}')
-
-
-def check_workdir(workdir: str) -> None:
-  """Makes the folder of a run, or says in one line why that cannot be.
-
-  Raises:
-    ValueError: when it is not a folder that can be written to.
-  """
-  if not workdir:
-    raise ValueError('workdir is empty; it must name a folder for the run')
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    probe = os.path.join(workdir, f'.probe-{os.getpid()}')
-    with open(probe, 'w'):
-      pass
-    os.remove(probe)
-  except OSError as error:
-    raise ValueError(
-        f'workdir {workdir!r} cannot be written to ({error.strerror}); name a '
-        'folder that can') from error

@@ -7,16 +7,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from policyopt.models import partitioning, transformer
+from policyopt.models import lora, partitioning, transformer
 from policyopt.models.config import ModelConfig
 from policyopt.training.credit import init_credit
+from policyopt.training.offload import to_host
 from policyopt.types import Array, Method, TrainState
 
 
 def make_state(
     config: ModelConfig, method: Method,
     optimizer: optax.GradientTransformation, mesh: Mesh, params, key: Array,
-    size: int | None = None) -> TrainState:
+    size: int | None = None, donate: bool = False,
+    offload: bool = False) -> TrainState:
   """A train state at step 0, laid out on the mesh.
 
   Args:
@@ -25,25 +27,28 @@ def make_state(
     optimizer: gives the optimizer state, sharded like the parameters.
     mesh: where everything lives.
     params: the policy's parameters; copied, so that donating the state leaves
-      them intact.
+      them intact, unless `donate`.
     key: root key of the run; consumed.
     size: number of problems of the task, None when endless.
+    donate: the state takes over the buffers of `params`, which nobody may
+      read any more: there is never a second copy.
+    offload: moments lie in pinned host memory.
 
   Returns:
     TrainState.
   """
-  shardings = state_shardings(config, method, optimizer, mesh, size)
+  shardings = state_shardings(config, method, optimizer, mesh, size, offload)
   make = jax.jit(
       lambda params, key: TrainState(
           step=jnp.zeros((), jnp.int32),
           # A new buffer: the caller keeps its own parameters.
-          params=jax.tree.map(jnp.copy, params),
-          opt_state=optimizer.init(params),
+          params=params if donate else jax.tree.map(jnp.copy, params),
+          opt_state=optimizer.init(lora.split(params)[0]),
           credit_state=init_credit(method),
           plan_state=method.plan.init(size),
           key=key,
           skipped=jnp.zeros((), jnp.int32)),
-      out_shardings=shardings)
+      donate_argnums=(0,) if donate else (), out_shardings=shardings)
   return make(params, key)
 
 
@@ -54,25 +59,31 @@ def init_params(config: ModelConfig, mesh: Mesh, key: Array):
       lambda key: transformer.init(config, key), out_shardings=shardings)(key)
 
 
-def state_shardings(config, method, optimizer, mesh, size=None) -> TrainState:
+def state_shardings(config, method, optimizer, mesh, size=None,
+                    offload=False) -> TrainState:
   """A NamedSharding for every leaf of the train state."""
   replicated = partitioning.replicated(mesh)
   everywhere = lambda tree: jax.tree.map(lambda _: replicated, tree)
   return TrainState(
       step=replicated, params=partitioning.param_shardings(config, mesh),
-      opt_state=optimizer_shardings(config, optimizer, mesh),
+      opt_state=optimizer_shardings(config, optimizer, mesh, offload),
       credit_state=everywhere(jax.eval_shape(lambda: init_credit(method))),
       plan_state=everywhere(jax.eval_shape(lambda: method.plan.init(size))),
       key=replicated, skipped=replicated)
 
 
-def optimizer_shardings(config, optimizer, mesh):
-  """Moments lie where their parameter lies; counters are everywhere."""
-  params = transformer.abstract_params(config)
+def optimizer_shardings(config, optimizer, mesh, offload=False):
+  """Moments lie where their parameter lies; counters are everywhere.
+
+  With an adapter there are moments of what is trained only. With `offload`
+  they lie in the pinned memory of the hosts of those devices.
+  """
+  params, _ = lora.split(transformer.abstract_params(config))
   opt_state = jax.eval_shape(optimizer.init, params)
+  shardings, _ = lora.split(partitioning.param_shardings(config, mesh))
   return optax.tree.map_params(
       optimizer, lambda _, sharding: sharding, opt_state,
-      partitioning.param_shardings(config, mesh),
+      to_host(shardings) if offload else shardings,
       transform_non_params=lambda _: partitioning.replicated(mesh))
 
 

@@ -48,10 +48,13 @@ def summed_gradient(loss_fn, params, batch, count: int):
 
   pieces = microbatch(batch, count)
   first = jax.tree.map(lambda x: x[0], pieces)
+  shapes = jax.eval_shape(gradient, params, first)
+  # Sums of many gradients in bfloat16 would lose the small ones.
   zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(gradient, params, first))
-  ((loss, metrics), grads), _ = lax.scan(body, zeros, pieces)
+      lambda x: jnp.zeros(x.shape, _wide(x.dtype)), shapes)
+  total, _ = lax.scan(body, zeros, pieces)
+  (loss, metrics), grads = jax.tree.map(
+      lambda x, shape: x.astype(shape.dtype), total, shapes)
   return loss, metrics, grads
 
 
@@ -63,7 +66,8 @@ def apply_if_finite(optimizer: optax.GradientTransformation, loss: Array,
     (params, opt_state, ok bool[], metrics): metrics 'loss', 'grad_norm' and
     'skipped_updates' as (sum, weight) pairs.
   """
-  grad_norm = optax.tree.norm(grads)
+  grad_norm = optax.tree.norm(
+      jax.tree.map(lambda g: g.astype(_wide(g.dtype)), grads))
   updates, new_opt_state = optimizer.update(grads, opt_state, params)
   ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   keep = lambda new, old: jax.tree.map(
@@ -74,3 +78,8 @@ def apply_if_finite(optimizer: optax.GradientTransformation, loss: Array,
       'skipped_updates': ((~ok).astype(jnp.float32), one)}
   return (keep(optax.apply_updates(params, updates), params),
           keep(new_opt_state, opt_state), ok, metrics)
+
+
+def _wide(dtype):
+  low = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+  return jnp.float32 if low else dtype

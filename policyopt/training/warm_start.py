@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from policyopt.data.packing import pack_examples
-from policyopt.models import partitioning, scoring
+from policyopt.models import lora, partitioning, scoring
 from policyopt.models.config import ModelConfig
 from policyopt.training.state import optimizer_shardings
 from policyopt.training.updates import apply_if_finite, summed_gradient
@@ -103,15 +103,20 @@ def make_warm_step(
   """
   rows = partitioning.rows(mesh)
 
+  # An adapter stays as it is, off: it belongs to what comes after.
+  plain = config.replace(lora_rank=0)
+
   def loss_fn(params, batch: Batch):
-    out = scoring.score(config, params, batch.tokens,
+    out = scoring.score(plain, params, batch.tokens,
                         positions=batch.positions, segments=batch.segments)
     return -(batch.weights * out.log_probs).sum(), {}
 
   def step(state: WarmState, batch: Batch):
-    loss, _, grads = summed_gradient(loss_fn, state.params, batch, microbatches)
+    _, params = lora.base(config, state.params)
+    loss, _, grads = summed_gradient(loss_fn, params, batch, microbatches)
     params, opt_state, _, metrics = apply_if_finite(
-        optimizer, loss, grads, state.params, state.opt_state)
+        optimizer, loss, grads, params, state.opt_state)
+    params = lora.join(params, lora.adapter_only(state.params))
     return WarmState(state.step + 1, params, opt_state), metrics
 
   return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows),
@@ -123,7 +128,7 @@ def make_warm_state(config, optimizer, mesh, params) -> WarmState:
   make = jax.jit(
       lambda params: WarmState(
           jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params),
-          optimizer.init(params)),
+          optimizer.init(lora.base(config, params)[1])),
       out_shardings=warm_shardings(config, optimizer, mesh))
   return make(params)
 
@@ -133,4 +138,5 @@ def warm_shardings(config, optimizer, mesh) -> WarmState:
   return WarmState(
       step=partitioning.replicated(mesh),
       params=partitioning.param_shardings(config, mesh),
-      opt_state=optimizer_shardings(config, optimizer, mesh))
+      opt_state=optimizer_shardings(
+          config.replace(lora_rank=0), optimizer, mesh))

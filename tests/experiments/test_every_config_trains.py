@@ -96,7 +96,7 @@ def test_a_config(name, tmp_path, monkeypatch, outcome):
 
 
 def _cut_and_resume(name, workdir, monkeypatch):
-  step = loop._train_step
+  step = loop.train_step
 
   def stopping(parts, state, number):
     if number == STOP:
@@ -104,7 +104,7 @@ def _cut_and_resume(name, workdir, monkeypatch):
     return step(parts, state, number)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, '_train_step', stopping)
+    patch.setattr(loop, 'train_step', stopping)
     with pytest.raises(Stopped):
       run(name, workdir)
   run(name, workdir)

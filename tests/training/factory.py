@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from policyopt import methods
-from policyopt.models import partitioning, scoring, transformer
+from policyopt.models import lora, partitioning, scoring, transformer
 from policyopt.models.presets import preset
 from policyopt.ops import bits
 from policyopt.training import state as states
@@ -137,25 +137,28 @@ class Trainer:
   """A learner with what it needs: `step` is score, credit and update."""
 
   def __init__(self, name, where=None, optimizer=SGD, batching=Batching(),
-               change=None, schedule=None):
-    self.method = method(name)
+               change=None, schedule=None, model=MODEL):
+    self.model, self.method = model, method(name)
     if change:
       self.method = change(self.method)
     self.mesh = where or mesh()
     self.optimizer = optimizer
     self.shardings = states.state_shardings(
-        MODEL, self.method, optimizer, self.mesh)
-    self.reference = jax.device_put(parameters(1), self.shardings.params)
+        model, self.method, optimizer, self.mesh)
+    # A model with an adapter is its own reference.
+    self.reference = None if model.lora_rank else jax.device_put(
+        parameters(1, model), self.shardings.params)
     self.learner = make_learner(
-        MODEL, self.method, optimizer, self.mesh, batching=batching,
+        model, self.method, optimizer, self.mesh, batching=batching,
         temperature=TEMPERATURE, schedule=schedule,
         state_shardings=self.shardings)
 
   def state(self):
     """A fresh state; always the same."""
-    params = parameters(0)
+    params = parameters(0, self.model)
     return jax.device_put(TrainState(
-        step=np.int32(0), params=params, opt_state=self.optimizer.init(params),
+        step=np.int32(0), params=params,
+        opt_state=self.optimizer.init(lora.split(params)[0]),
         credit_state=init_credit(self.method),
         plan_state=self.method.plan.init(None), key=jax.random.key(2),
         skipped=np.int32(0)), self.shardings)
@@ -182,17 +185,17 @@ class Trainer:
 
 
 @functools.cache
-def parameters(seed):
+def parameters(seed, model=MODEL):
   """Random parameters of a policy that has opinions, as numpy arrays."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
       lambda x: np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(x.dtype),
-      _initial())
+      _initial(model))
 
 
 @functools.cache
-def _initial():
-  return jax.jit(transformer.init, static_argnums=0)(MODEL, jax.random.key(0))
+def _initial(model):
+  return jax.jit(transformer.init, static_argnums=0)(model, jax.random.key(0))
 
 
 def close(actual, expected, rtol=0., atol=1e-6, drop=()):

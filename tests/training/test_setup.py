@@ -5,7 +5,7 @@ import pytest
 
 from configs import common
 from policyopt import methods
-from policyopt.training import loop, record, setup
+from policyopt.training import loop, record, setup, workdir
 from policyopt.training.compiles import count_compiles
 from policyopt.types import Loss
 
@@ -91,7 +91,8 @@ def assert_refused(config, message, needs=None):
     # Numbers out of range.
     *(({name: 0}, f'{name} is 0; it must be at least 1') for name in (
         'prompts', 'samples', 'steps', 'batching.epochs',
-        'batching.minibatches', 'batching.microbatches', 'warm_start.rows',
+        'batching.minibatches', 'batching.microbatches', 'batching.buckets',
+        'warm_start.rows',
         'warm_start.examples', 'warm_start.microbatches', 'max_skipped',
         'checkpoint_every', 'evaluation.problems', 'evaluation.samples')),
     ({'sampler.temperature': -1.}, 'sampler.temperature is -1.0; it must be'),
@@ -145,7 +146,7 @@ def test_what_a_good_config_gives():
     parts = setup.prepare(config, make_method(config))
   assert compiles.count == 0
   assert parts.model.value_head and parts.model.num_layers == 2
-  assert parts.batching == (3, 1, 2)
+  assert parts.batching == (3, 1, 2, 1, False)
   assert parts.sampler.stop_tokens == (parts.tokenizer.eos_id,)
   assert dict(parts.mesh.shape) == dict(data=8, fsdp=1, tensor=1, expert=1)
   assert parts.train.name == parts.test.name == 'arithmetic'
@@ -179,11 +180,11 @@ def test_a_file_in_the_way_of_the_workdir(tmp_path, below):
 
 def test_a_workdir_without_a_name():
   with pytest.raises(ValueError, match='workdir is empty; it must name'):
-    setup.check_workdir('')
+    workdir.check_workdir('')
 
 
 def test_a_workdir_is_made(tmp_path):
-  setup.check_workdir(str(tmp_path / 'a' / 'b'))
+  workdir.check_workdir(str(tmp_path / 'a' / 'b'))
   assert list((tmp_path / 'a' / 'b').iterdir()) == []
 
 

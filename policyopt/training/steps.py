@@ -1,0 +1,172 @@
+"""One step of reinforcement learning, from a plan to an update."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from policyopt.models import partitioning
+from policyopt.rollouts import group, hosts
+from policyopt.rollouts.lengths import trim
+from policyopt.rollouts.sampler import Samples, sample
+from policyopt.training import state as states
+from policyopt.training.credit import method_needs
+from policyopt.training.learner import Learner, make_learner
+from policyopt.training.offload import to_host
+from policyopt.training.scores import keeps_reference
+from policyopt.training.setup import Setup
+from policyopt.training.sync import Sync, make_sync
+from policyopt.types import Prompts, TrainState
+
+
+def make_draw(setup: Setup):
+  """The compiled sampler: (params, samples, heat=None) -> Generate.
+
+  All calls with the same number of samples share one compiled program. With
+  several processes it is one program on all their devices; each has given it
+  the same prompts, and each reads only the rows that lie with it.
+  """
+  @functools.cache
+  def jitted(rows):
+    return jax.jit(
+        sample, static_argnames=('config', 'sampler', 'samples'),
+        out_shardings=_sample_shardings(rows))
+
+  def draw(params, samples: int, heat=None) -> group.Generate:
+    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None):
+      rows = _row_sharding(setup.mesh, len(row_ids))
+      shard = lambda x: hosts.place(np.asarray(x, np.int32), rows)
+      return jitted(rows)(
+          setup.model, sampler, params, Prompts(*prompts), key,
+          samples=samples, row_ids=shard(row_ids), heat=heat,
+          max_tokens=None if max_tokens is None else shard(max_tokens))
+    greedy = dataclasses.replace(setup.sampler, temperature=0.)
+    return group.Generate(
+        functools.partial(apply, setup.sampler, samples), samples,
+        functools.partial(apply, greedy, 1))
+  return draw
+
+
+class Parts(NamedTuple):
+  """What a step of reinforcement learning is made of."""
+  setup: Setup
+  learner: Learner
+  draw: Any
+  ref_params: Any
+  propose: Any
+  feedback: Any
+  sync: Sync
+
+
+def make_parts(setup: Setup, draw, params) -> Parts:
+  """The compiled parts of a step.
+
+  Args:
+    setup: of the run.
+    draw: from `make_draw`.
+    params: the policy before reinforcement learning; the reference of methods
+      that want one.
+
+  Returns:
+    Parts.
+  """
+  planner = setup.method.plan
+  reference = None
+  if keeps_reference(setup.model, method_needs(setup.method)):
+    reference = params
+  shardings = None
+  if setup.offload.reference and reference is not None:
+    shardings = to_host(partitioning.param_shardings(setup.model, setup.mesh))
+    reference = jax.device_put(params, shardings)
+  learner = make_learner(
+      setup.model, setup.method, setup.optimizer, setup.mesh,
+      batching=setup.batching, temperature=setup.sampler.temperature or 1.0,
+      schedule=setup.schedule,
+      state_shardings=states.state_shardings(
+          setup.model, setup.method, setup.optimizer, setup.mesh,
+          setup.train.size, setup.offload.optimizer),
+      reference_shardings=shardings)
+
+  def feedback(plan_state, rollout, advantages, plan):
+    return planner.update(
+        plan_state, group.feedback(rollout, advantages, plan))
+
+  return Parts(
+      setup, learner, draw, reference,
+      # Every process reads the plan, so every process must hold all of it.
+      jax.jit(planner.propose, static_argnums=1,
+              out_shardings=partitioning.replicated(setup.mesh)),
+      jax.jit(feedback),
+      make_sync(setup.model, setup.config.get('probe_tolerance')))
+
+
+def served(state: TrainState):
+  """The parameters that the sampler draws with."""
+  return state.params
+
+
+def train_step(parts: Parts, state: TrainState, step: int):
+  """plan -> rollout -> score -> credit -> update -> feedback.
+
+  Args:
+    parts: from `make_parts`.
+    state: donated.
+    step: of the run, from 0.
+
+  Returns:
+    (state, the rollout as it was sampled, metrics).
+  """
+  setup, learner = parts.setup, parts.learner
+  config = setup.config
+  plan_key, rollout_key, update_key = _step_keys(state.key, step)
+  plan, plan_state = parts.propose(state.plan_state, config.prompts, plan_key)
+  heat = setup.method.heat
+  generate = parts.draw(
+      served(state), config.samples, heat and heat(state.credit_state[-1]))
+  rollout = setup.method.rollout(generate, setup.train, plan, rollout_key)
+  rollout = hosts.spread(rollout, partitioning.rows(setup.mesh))
+  sampled = rollout
+  rollout = trim(rollout, setup.batching.buckets)
+  rollout = learner.score(state.params, parts.ref_params, rollout)
+  rollout = learner.inform(
+      state.opt_state, np.float32(step / config.steps), rollout)
+  credit, credit_state, metrics = learner.credit(state.credit_state, rollout)
+  plan_state = parts.feedback(
+      plan_state, credit.rollout, credit.advantages, plan)
+  state = state._replace(credit_state=credit_state, plan_state=plan_state)
+  state, update_metrics = learner.update(state, credit, update_key)
+  return state, sampled, {**metrics, **update_metrics}
+
+
+def count_tokens(setup: Setup, rollout) -> int:
+  """Prompt and response tokens of a batch, padding left out."""
+  return int(_count(rollout.tokens, setup.tokenizer.pad_id))
+
+
+@jax.jit
+def _step_keys(key, step):
+  """Keys of the plan, of the rollout and of the update; consumes key."""
+  return tuple(jax.random.split(jax.random.fold_in(key, step), 3))
+
+
+@jax.jit
+def _count(tokens, pad_id):
+  return (tokens != pad_id).sum()
+
+
+def _row_sharding(mesh, count):
+  """Rows over the mesh; whole on every device when it does not divide them."""
+  rows = partitioning.rows(mesh)
+  shards = math.prod(mesh.shape[axis] for axis in partitioning.RULES['batch'])
+  return partitioning.replicated(mesh) if count % shards else rows
+
+
+def _sample_shardings(rows):
+  fields = [field.name for field in dataclasses.fields(Samples)]
+  whole = jax.sharding.NamedSharding(rows.mesh, jax.sharding.PartitionSpec())
+  return Samples(**{name: rows for name in fields} | {'steps': whole})

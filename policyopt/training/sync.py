@@ -1,0 +1,220 @@
+"""Proof, after every update, that the sampler runs on what was learned.
+
+Two things are compared on the device, and looked at on the host only when the
+metrics of the step are there anyway:
+
+- a checksum of the bits of every trained parameter, the sampler's against the
+  learner's: exact, and changed by any copy that is late, rounded or shuffled;
+- the log-probabilities of a fixed row of tokens, the sampler's way (a prompt
+  is read into the cache, then one token at a time) against the learner's (the
+  whole row at once): they agree up to rounding, and they move when the
+  parameters do, which shows that the sampler reads the adapter at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from policyopt.models import cache as kv_cache
+from policyopt.models import lora, scoring, transformer
+from policyopt.models.config import ModelConfig
+from policyopt.training.errors import SyncError
+from policyopt.types import Array, Metrics
+
+# Tokens of the probe, and how many of them are read as a prompt.
+_LENGTH, _PROMPT = 8, 4
+# Nats between the two ways that are rounding, in wide and in 16-bit dtypes; a
+# token that rounding sends to another expert moves by more.
+_FINE, _COARSE, _EXPERTS = 0.1, 0.5, 2.0
+
+
+class Sync(NamedTuple):
+  """The check of a run.
+
+  Attributes:
+    probe: (params) -> f32[7], log-probabilities of the probe as the sampler
+      computes them.
+    compare: (learner's params, sampler's params, probe before the update) ->
+      (metrics, probe now). Metrics are (sum, weight) pairs: 'sync/checksum'
+      (1 when all bits are equal), 'sync/probe_gap' and 'sync/probe_moved' in
+      nats. Raises SyncError when the two have not the same parameters, shapes
+      or dtypes.
+    verify: (step, metrics) -> None; waits for the metrics. Raises SyncError
+      when they say that sampler and learner have parted.
+  """
+  probe: Callable[[Any], Array]
+  compare: Callable[[Any, Any, Array], tuple[Metrics, Array]]
+  verify: Callable[[int, Metrics], None]
+
+
+def make_sync(config: ModelConfig, tolerance: float | None = None) -> Sync:
+  """Builds the check.
+
+  Args:
+    config: of the model.
+    tolerance: largest |log π(sampler) - log π(learner)| of a token, in nats;
+      None: 0.1, or 0.5 when the model computes in 16 bits, or 2 with experts
+      (∞ with experts of limited capacity: what they drop depends on how much
+      is read at once).
+
+  Returns:
+    Sync.
+  """
+  if tolerance is None:
+    tolerance = _default_tolerance(config)
+
+  def compare(learner, sampler, before):
+    now = decoded(config, sampler)
+    equal = checksum(lora.split(learner)[0]) == checksum(
+        lora.split(sampler)[0])
+    one = jnp.ones(())
+    return {
+        'sync/checksum': (equal.astype(jnp.float32), one),
+        'sync/probe_gap': (jnp.max(jnp.abs(now - scored(config, learner))),
+                           one),
+        'sync/probe_moved': (jnp.max(jnp.abs(now - before)), one)}, now
+
+  compiled = jax.jit(compare)
+
+  def probe(params):
+    # By the same program, so that a resumed run reports the same bits.
+    return compiled(params, params, jnp.zeros(_LENGTH - 1))[1]
+
+  def checked(learner, sampler, before):
+    _check_same_tree(learner, sampler)
+    return compiled(learner, sampler, before)
+
+  def verify(step, metrics):
+    if 'sync/checksum' in metrics:
+      _verify(step, metrics, tolerance)
+
+  return Sync(probe, checked, verify)
+
+
+def checksum(tree: Any) -> Array:
+  """A number that any change of any bit of the arrays is seen in.
+
+  Σ (2 i + 1) bits[i] over the elements i of an array, and the arrays in order
+  folded with 31, all modulo 2^32: exact in any order of summation, so equal on
+  every mesh. One changed element always changes it; swapped or shifted ones
+  almost always do.
+
+  Args:
+    tree: of arrays.
+
+  Returns:
+    uint32[].
+
+  Example:
+    >>> int(checksum({'a': jnp.arange(3), 'b': jnp.zeros(())}))
+    403
+  """
+  total = jnp.uint32(0)
+  for leaf in jax.tree.leaves(tree):
+    total = total * jnp.uint32(31) + _bits(leaf)
+  return total
+
+
+def scored(config: ModelConfig, params: Any) -> Array:
+  """f32[7]: log-probabilities of the probe as the learner computes them."""
+  return scoring.score(config, params, _tokens(config)).log_probs[0, 1:]
+
+
+def decoded(config: ModelConfig, params: Any) -> Array:
+  """f32[7]: log-probabilities of the probe as the sampler computes them."""
+  tokens = _tokens(config)
+  cache = kv_cache.init_cache(config, 1, _LENGTH)
+  place = jnp.arange(_PROMPT, dtype=jnp.int32)[None]
+  hidden, cache = transformer.forward(
+      config, params, tokens[:, :_PROMPT], place, cache=cache,
+      slot=jnp.int32(0))
+  first = _log_probs(config, params, hidden[0], tokens[0, 1:_PROMPT + 1])
+
+  def step(cache, slot):
+    token = lax.dynamic_slice_in_dim(tokens, slot, 1, axis=1)
+    hidden, cache = transformer.forward(
+        config, params, token, slot[None, None], cache=cache, slot=slot)
+    following = lax.dynamic_slice_in_dim(tokens[0], slot + 1, 1)
+    return cache, _log_probs(config, params, hidden[0], following)[0]
+
+  _, rest = lax.scan(
+      step, cache, jnp.arange(_PROMPT, _LENGTH - 1, dtype=jnp.int32))
+  return jnp.concatenate([first, rest])
+
+
+def _log_probs(config, params, hidden, tokens):
+  """log π of each token, from the hidden state [S, D] that predicts it."""
+  logits = transformer.logits(config, params, hidden)
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
+
+
+def _tokens(config):
+  """i32[1, 8]: ids from all over the vocabulary, always the same."""
+  ids = (1 + 7919 * np.arange(_LENGTH)) % config.vocab_size
+  return jnp.asarray(ids[None], jnp.int32)
+
+
+def _bits(x):
+  """Σ (2 i + 1) bits[i] modulo 2^32."""
+  if x.dtype == bool:
+    x = x.astype(jnp.uint8)
+  size = x.dtype.itemsize
+  if size == 8:
+    x = lax.bitcast_convert_type(x, jnp.uint32)  # One more axis, of two.
+  else:
+    x = lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * size}'))
+  place = jnp.zeros(x.shape, jnp.uint32)
+  for axis, length in enumerate(x.shape):
+    place = place * jnp.uint32(length) + lax.broadcasted_iota(
+        jnp.uint32, x.shape, axis)
+  return jnp.sum(x.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+
+
+def _default_tolerance(config):
+  if config.num_experts:
+    return np.inf if config.expert_dispatch == 'capacity' else _EXPERTS
+  return _FINE if jnp.dtype(config.dtype).itemsize >= 4 else _COARSE
+
+
+def _check_same_tree(learner, sampler):
+  """Parameters, shapes and dtypes must be the same."""
+  if learner is sampler:
+    return
+  mine, theirs = _describe(learner), _describe(sampler)
+  for name in sorted(mine.keys() | theirs.keys()):
+    if mine.get(name) != theirs.get(name):
+      raise SyncError(
+          f'the sampler is not in sync: parameter {name!r} is '
+          f'{theirs.get(name, "missing")} there and '
+          f'{mine.get(name, "missing")} in the learner')
+
+
+def _describe(params):
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='/'):
+      f'{x.dtype}{list(x.shape)}'
+      for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _verify(step, metrics, tolerance):
+  equal, gap = (float(metrics[f'sync/{name}'][0])
+                for name in ('checksum', 'probe_gap'))
+  after = f'after the update of step {step} the sampler is not in sync: '
+  if not equal:
+    raise SyncError(
+        f'{after}the checksum of its parameters is not the one of the learner '
+        '(sync/checksum is 0): it samples from another policy than the one '
+        'that is trained')
+  if not gap <= tolerance:
+    raise SyncError(
+        f'{after}a fixed row of tokens has log-probabilities {gap:.3g} nats '
+        f'apart (sync/probe_gap; at most {tolerance:g} is rounding, see '
+        'probe_tolerance): parts of the model are not applied alike by '
+        'sampling with a cache and by scoring')
