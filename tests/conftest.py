@@ -20,6 +20,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from policyopt.models import partitioning  # noqa: E402
+
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -74,14 +76,15 @@ def golden(golden_dir):
 @pytest.fixture
 def x64():
   """Turns on float64 for one test; only golden tests need it."""
-  with jax.enable_x64(True):
+  # They draw nothing, and to look for keys makes every call slow.
+  with jax.enable_x64(True), jax.debug_key_reuse(False):
     yield
 
 
 @pytest.fixture(scope='module')
 def quick_compiles():
   """For programs that run once or twice: most of their time is LLVM's."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', before)
@@ -97,3 +100,13 @@ def key():
 def rng():
   """A fresh numpy generator."""
   return np.random.default_rng(0)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Meshes of one device, as the scripts have them here."""
+  make_mesh = partitioning.make_mesh
+  monkeypatch.setattr(
+      partitioning, 'make_mesh',
+      lambda shape, devices=None: make_mesh(
+          shape, devices or jax.devices()[:1]))

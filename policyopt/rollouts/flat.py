@@ -1,9 +1,14 @@
-"""Which groups would teach nothing, seen from the host after scoring."""
+"""Which groups would teach nothing, seen after scoring.
+
+The rules take arrays of numpy on the host, and of JAX inside a program.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 # (total reward f32[N, G], rows that were scored bool[N, G]) -> the groups that
@@ -26,8 +31,9 @@ def all_equal(total: np.ndarray, scored: np.ndarray) -> np.ndarray:
     >>> all_equal(reward, np.array([[1, 1], [1, 1], [0, 1]]) > 0).tolist()
     [True, False, True]
   """
-  lowest = np.where(scored, total, np.inf).min(axis=1)
-  highest = np.where(scored, total, -np.inf).max(axis=1)
+  where = jnp.where if isinstance(total, jax.Array) else np.where
+  lowest = where(scored, total, np.inf).min(axis=1)
+  highest = where(scored, total, -np.inf).max(axis=1)
   return ~(highest > lowest)
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.ops import segments
-from policyopt.rollouts import judging
+from policyopt.rollouts import judging, traced
 from policyopt.rollouts.flat import FlatRule, all_equal
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import (
@@ -113,6 +113,8 @@ def refill_flat_groups(
 
   def scheme(generate: Generate, env: Environment, plan: Plan,
              key: Array) -> Rollout:
+    if traced.is_traced(plan):
+      return _traced(generate, env, plan, key, rounds, flat)
     plan = jax.tree.map(np.asarray, plan)
     _check_plan(plan, rounds, generate.samples)
     count = len(plan.prompt) // rounds
@@ -124,10 +126,28 @@ def refill_flat_groups(
       best = new if best is None else _merge(best, new, generate.samples)
       if not best.flat.any():
         break
-    used = jnp.full(count * generate.samples, index + 1, jnp.int32)
-    return best.rollout._replace(extras={**best.rollout.extras, 'rounds': used})
+    return _with_rounds(best.rollout, index + 1)
 
   return scheme
+
+
+def _traced(generate, env, plan, key, rounds, flat) -> Rollout:
+  """The same inside a program, where only shapes can be checked."""
+  count = len(plan.prompt) // rounds
+
+  def sample(index):
+    return traced.sample_groups(
+        generate, env, plan, index * count + jnp.arange(count),
+        jax.random.fold_in(key, index), flat=flat, to_rollout=to_rollout,
+        most=MAX_SAMPLES)
+
+  best, taken = traced.refill(sample, generate.samples, rounds)
+  return _with_rounds(best.rollout, taken)
+
+
+def _with_rounds(rollout: Rollout, taken) -> Rollout:
+  used = jnp.full(rollout.group.shape, taken, jnp.int32)
+  return rollout._replace(extras={**rollout.extras, 'rounds': used})
 
 
 def feedback(rollout: Rollout, advantages: Array, plan: Plan) -> Feedback:

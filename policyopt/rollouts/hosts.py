@@ -52,7 +52,7 @@ def owners(array: Any) -> np.ndarray:
     i32[B].
   """
   rows = array.shape[0]
-  if not several() or not isinstance(array, jax.Array):
+  if not several() or not hasattr(array, 'sharding'):
     return np.full(rows, process(), np.int32)
   holders: dict[tuple[int, int], set[int]] = {}
   for device, index in array.sharding.devices_indices_map(array.shape).items():
@@ -176,7 +176,7 @@ def fetch(tree: Any, rows: int | None = None) -> Any:
   """
   if several():
     tree = _replicate(tree, rows)
-  return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
+  return jax.tree.map(lambda x: np.asarray(x)[:rows], jax.device_get(tree))
 
 
 def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from policyopt.data.buckets import buckets, smallest
+from policyopt.data.sizes import buckets, smallest
 from policyopt.types import Array, Rollout
 
 

@@ -34,7 +34,7 @@ from policyopt.training.workdir import check_shared, check_workdir
 from policyopt.types import Method
 
 # Random keys of a run: the root key folded with the purpose.
-_INIT, _TRAIN, _EVALUATE = range(3)
+INIT, TRAIN, EVALUATE = range(3)
 
 
 def train(config, method: Method, workdir: str) -> dict[str, Any]:
@@ -86,16 +86,16 @@ def _run(setup: Setup, workdir: str, compiles) -> dict[str, Any]:
   clock = record.Clock(workdir)
   root = jax.random.key(config.seed)
   params = policies.warm_params(
-      setup, workdir, jax.random.fold_in(root, _INIT), clock)
+      setup, workdir, jax.random.fold_in(root, INIT), clock)
   draw = make_draw(setup)
   examine = functools.partial(
-      _examine, setup, draw, jax.random.fold_in(root, _EVALUATE))
+      _examine, setup, draw, jax.random.fold_in(root, EVALUATE))
   before = record.once(
       workdir, 'step-0', lambda: examine(params, _stop_if_saved), clock)
   if config.evaluation.every:
     evaluation.summary(before)  # Compiles what later evaluations call.
   state = _reinforce(
-      setup, workdir, draw, params, jax.random.fold_in(root, _TRAIN), examine,
+      setup, workdir, draw, params, jax.random.fold_in(root, TRAIN), examine,
       clock, compiles)
   after = record.once(
       workdir, f'step-{config.steps}',

@@ -133,8 +133,7 @@ def train_step(parts: Parts, state: TrainState, step: int):
   sampled = rollout
   rollout = trim(rollout, setup.batching.buckets)
   rollout = learner.score(state.params, parts.ref_params, rollout)
-  rollout = learner.inform(
-      state.opt_state, np.float32(step / config.steps), rollout)
+  rollout = learner.inform(state.opt_state, step / config.steps, rollout)
   credit, credit_state, metrics = learner.credit(state.credit_state, rollout)
   plan_state = parts.feedback(
       plan_state, credit.rollout, credit.advantages, plan)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
+from policyopt.data import order
 from policyopt.data.packing import pack_examples
 from policyopt.models import lora, partitioning, scoring
 from policyopt.models.config import ModelConfig
@@ -67,9 +68,12 @@ def warm_batch(env: Environment, step: int, examples: int, rows: int,
     raise ValueError(
         f'task {env.name!r} has no reference answers, so it cannot be warm '
         'started: set warm_start.steps to 0')
-  ids = FIRST_PROBLEM + step * examples + np.arange(examples, dtype=np.int32)
-  if env.size is not None:
-    ids = ids % env.size
+  ids = step * examples + np.arange(examples, dtype=np.int32)
+  if env.size is None:
+    ids = FIRST_PROBLEM + ids
+  else:
+    # Every epoch in an order of its own.
+    ids = order.at(order.shuffled(env.size), ids)
   try:
     packed = pack_examples(env.reset(ids), env.answer(ids), rows, length)
   except ValueError as error:
@@ -101,8 +105,16 @@ def make_warm_step(
   Returns:
     The jitted function; metrics are (sum, weight) pairs.
   """
-  rows = partitioning.rows(mesh)
+  return jax.jit(
+      warm_update(config, optimizer, microbatches), donate_argnums=0,
+      in_shardings=(shardings, partitioning.rows(mesh)),
+      out_shardings=(shardings, None))
 
+
+def warm_update(config: ModelConfig, optimizer: optax.GradientTransformation,
+                microbatches: int = 1) -> Callable:
+  """The function that `make_warm_step` compiles; its arguments are the same.
+  """
   # An adapter stays as it is, off: it belongs to what comes after.
   plain = config.replace(lora_rank=0)
 
@@ -119,8 +131,7 @@ def make_warm_step(
     params = lora.join(params, lora.adapter_only(state.params))
     return WarmState(state.step + 1, params, opt_state), metrics
 
-  return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows),
-                 out_shardings=(shardings, None))
+  return step
 
 
 def make_warm_state(config, optimizer, mesh, params) -> WarmState:

@@ -15,7 +15,6 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 import pytest
 
-from policyopt.models import partitioning
 from policyopt.training import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -119,6 +118,14 @@ class Runs:
       time.sleep(.1)
     return status != 0
 
+  def start(self, log, devices, *arguments):
+    """Starts train.py with so many CPU devices; its output goes to `log`."""
+    with open(log, 'w') as file:
+      return subprocess.Popen(
+          self._command('train', *arguments),
+          env={**self._environment, 'JAX_NUM_CPU_DEVICES': str(devices)},
+          cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
   def _command(self, name, *arguments):
     return [sys.executable, str(ROOT / 'experiments' / f'{name}.py'),
             *map(str, arguments)]
@@ -157,15 +164,6 @@ def outcome():
       found[jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
     return found
   return load
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  """Meshes of one device, as the scripts have them here."""
-  make_mesh = partitioning.make_mesh
-  monkeypatch.setattr(
-      partitioning, 'make_mesh',
-      lambda shape: make_mesh(shape, jax.devices()[:1]))
 
 
 @pytest.fixture
