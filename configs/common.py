@@ -180,6 +180,7 @@ def quick(config: ConfigDict) -> None:
   warm.update(steps=min(warm.steps, 4), examples=32, rows=8,
               length=max(warm.length, 64))
   config.sampler.max_tokens = min(config.sampler.max_tokens, 32)
+  config.batching.microbatches = 1
   config.update(prompts=8, samples=4, steps=4, checkpoint_every=2)
   config.evaluation.update(problems=16, samples=4)
 

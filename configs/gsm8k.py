@@ -12,8 +12,8 @@ published model; DATA holds train.jsonl and test.jsonl with the fields
 The prompt follows the tokenizer's chat template where it has one and asks for
 the answer after `####`; a response without it earns nothing. For a base model
 set task_kw.verifier='gsm8k_flexible', which reads the last number. Prompts
-and responses of up to 320 + 512 tokens. A prepared data set of tfds:
-`task=tfds:NAME` instead, with its data_dir as the path.
+and responses of up to 320 + 512 tokens. For a data set of tfds in the same
+form add --config.task=tfds:NAME, and give its data_dir as the path.
 """
 
 from ml_collections.config_dict import placeholder
@@ -24,9 +24,10 @@ from configs import common
 def get_config(arg=''):
   config = common.base()
   common.set_task(
-      config, 'gsm8k', path=placeholder(str), verifier='gsm8k', workers=4,
+      config, 'gsm8k', path=placeholder(str), verifier='gsm8k',
+      answer_in='hashes', solution='answer', worked=True, workers=4,
       timeout_s=5., max_prompt=320, too_long='drop')
   common.from_published_weights(config)
   config.sampler.max_tokens = 512
-  config.evaluation.update(problems=1319, samples=4, every=50)
+  config.evaluation.update(problems=1280, samples=4, every=50)
   return common.adjust(config, arg)

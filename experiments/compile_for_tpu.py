@@ -132,6 +132,9 @@ def sweep(config: ConfigDict, topology: str) -> int:
 
 def _write(found) -> None:
   if _JSON.value:
+    words = [word for word in sys.argv[1:]
+             if not word.startswith(('--json', '--text'))]
+    found = dict(command=' '.join(words), **found)
     path = pathlib.Path(_JSON.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + '\n')

@@ -40,7 +40,9 @@ _HOMES = {
     'policyopt.planning': ('oversample', 'uniform_prompts'),
     'policyopt.envs': ('VerifierPool', 'environment'),
     'policyopt.models': ('ModelConfig', 'Tokenizer', 'make_mesh', 'preset'),
-    'policyopt.data': ('pack_examples',),
+    'policyopt.data': (
+        'Fields', 'JsonLines', 'Problems', 'pack_examples', 'tfds_source',
+        'write_tfds'),
     # F3, sampling.
     'policyopt.rollouts': (
         'SamplerConfig', 'all_at', 'refill_flat_groups', 'sample',

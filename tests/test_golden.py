@@ -68,7 +68,8 @@ def _run(adapter, case, padding):
   inputs = _inputs(case)
   first = next(iter(inputs.values()))
   params = case['params'] | {'width': first.shape[-1]}
-  return adapter.run(_pad(inputs, padding, adapter.pad), params)
+  run = common.compiled(adapter.run) if adapter.compile else adapter.run
+  return run(_pad(inputs, padding, adapter.pad), params)
 
 
 def _check(adapter, case, padding):

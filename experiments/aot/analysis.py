@@ -13,7 +13,7 @@ from typing import Any
 from experiments.aot import analytic, flops, hlo, memory, roofline
 from experiments.aot.chips import Chip
 from experiments.aot.programs import Program
-from experiments.aot.shapes import Run, bytes_per_device
+from experiments.aot.shapes import Run, bytes_per_device, parts_of
 
 TEXT = "the compiled program's text"
 LARGEST = 8
@@ -39,6 +39,7 @@ class Result:
     tokens: of a call, on all devices.
     rate: which tokens these are.
     compile_seconds: on this machine.
+    given: (bytes, name), the largest parts of the arguments.
     cache: bytes of the decode loop's cache, and 0 otherwise.
   """
   name: str
@@ -56,6 +57,7 @@ class Result:
   tokens: int
   rate: str
   compile_seconds: float
+  given: list[tuple[int, str]]
   cache: int = 0
 
   def json(self) -> dict[str, Any]:
@@ -98,19 +100,8 @@ def analyse(run: Run, program: Program, chip: Chip, sizes,
   held = bytes_per_device(program.held)
   compiled, refusal = _compile(program, traced, mesh)
   seconds = time.monotonic() - begin
-  text = None if compiled is None else _text(compiled)
-  if text is not None:
-    if folder:
-      path = pathlib.Path(folder) / f'{program.name}.hlo'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_text(text)
-    module = hlo.Module(text, program.trips)
-    collectives, traffic = module.collectives(), module.bytes()
-    largest, source = module.largest(LARGEST), TEXT
-  else:
-    collectives = analytic.collectives(run, program)
-    traffic = analytic.traffic(run, program, counts.bytes)
-    largest, source = [], analytic.SOURCE
+  collectives, traffic, largest, source = _costs(
+      run, program, counts, compiled, folder)
   found = None if compiled is None else memory.of(compiled, held)
   if refusal is not None:
     largest = refusal.largest or largest
@@ -126,7 +117,22 @@ def analyse(run: Run, program: Program, chip: Chip, sizes,
           share, counts.flops / mesh.size, traffic, collectives, coords,
           (*sizes, 1, 1)[:len(coords[0])]),
       program.tokens, program.rate, seconds,
+      parts_of((program.args, program.kwargs), 5),
       bytes_per_device(program.args[4]) if program.name == 'decode' else 0)
+
+
+def _costs(run, program, counts, compiled, folder):
+  """(collectives, traffic, largest arrays, where these come from)."""
+  text = None if compiled is None else _text(compiled)
+  if text is None:
+    return (analytic.collectives(run, program),
+            analytic.traffic(run, program, counts.bytes), [], analytic.SOURCE)
+  if folder:
+    path = pathlib.Path(folder) / f'{program.name}.hlo'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  module = hlo.Module(text, program.trips)
+  return module.collectives(), module.bytes(), module.largest(LARGEST), TEXT
 
 
 def _compile(program, traced, mesh):

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+if __name__ == '__main__':
+  # As `experiments.aot.X`, and not by their names in this folder.
+  sys.path[0] = str(HERE.parents[1])
+
+from experiments.aot.analysis import TEXT  # noqa: E402
 
 GIB = 2**30
-HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE.parent / 'results' / 'aot'
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
 _NAMES = ('update', 'score', 'sample', 'prefill', 'decode')
@@ -25,7 +32,8 @@ def table(results: dict[str, dict]) -> str:
     results: name -> what `--json` wrote.
 
   Returns:
-    Two tables: memory of every program, and the update's cost.
+    Two tables, memory of every program and the update's cost; the commands;
+    and what sweeps chose.
   """
   runs = {name: found for name, found in sorted(results.items())
           if 'programs' in found}
@@ -50,6 +58,10 @@ def table(results: dict[str, dict]) -> str:
     lines.append(f'| {name} | ' + ' | '.join(_update(
         programs.get('update'), found['chips']) + _decode(
             programs.get('decode'))) + ' |')
+  lines += ['', 'Made with `python experiments/compile_for_tpu.py` and', '',
+            '```']
+  lines += [f'{found["command"]}  # {name}'
+            for name, found in sorted(results.items())] + ['```']
   for name, found in sorted(results.items()):
     if 'reasons' in found:
       lines += ['', f'{name}:', '', '```', *found['reasons'], '```']
@@ -59,7 +71,8 @@ def table(results: dict[str, dict]) -> str:
 _SPEED = (
     'The update of one device: FLOPs of matrix products, HBM traffic, bytes '
     'sent, and seconds from "all overlaps" to "nothing does"; then the decode '
-    "loop's cache, and its temporaries as a share of it.")
+    "loop's cache, and its temporaries as a share of it. A star marks what is "
+    'counted by hand, because the compiler cannot print the program.')
 
 
 def _mesh(found) -> str:
@@ -84,14 +97,16 @@ def _memory(program) -> str:
 
 
 def _update(program, chips) -> list[str]:
-  if program is None:
+  if program is None or program['memory'] is None:
     return ['-'] * 6
   sent = sum(c['moved'] for c in program['collectives'])
   time = program['estimate']
   fast, slow = (program['tokens'] / time[kind] / chips
                 for kind in ('bound', 'apart'))
-  return [f'{program["flops"] / 1e15:.2f}', f'{program["traffic"] / 1e12:.2f}',
-          f'{sent / GIB:.0f}', f'{time["bound"]:.2f} to {time["apart"]:.2f}',
+  hand = '' if program['source'] == TEXT else '*'
+  return [f'{program["flops"] / 1e15:.2f}',
+          f'{program["traffic"] / 1e12:.2f}{hand}', f'{sent / GIB:.0f}{hand}',
+          f'{time["bound"]:.2f} to {time["apart"]:.2f}',
           time['limit'], f'{slow:,.0f} to {fast:,.0f}']
 
 

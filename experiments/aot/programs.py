@@ -17,9 +17,7 @@ from experiments.aot import shapes
 from experiments.aot.shapes import Run
 from policyopt.models import partitioning
 from policyopt.rollouts import sampler as sampling
-from policyopt.training.credit import method_needs
 from policyopt.training.learner import make_learner
-from policyopt.training.scores import keeps_reference
 from policyopt.types import Rollout
 
 NAMES = ('update', 'score', 'sample', 'prefill', 'decode')
@@ -183,14 +181,13 @@ def learner_rollout(learner, run: Run, params, state) -> Rollout:
 
 def _learner(run: Run):
   parts = run.parts
+  reference = jax.tree.map(lambda x: x.sharding, _reference(run))
   return make_learner(
       parts.model, run.method, parts.optimizer, parts.mesh,
       batching=parts.batching, temperature=parts.sampler.temperature or 1.0,
-      schedule=parts.schedule, state_shardings=shapes.shardings(run))
+      schedule=parts.schedule, state_shardings=shapes.shardings(run),
+      reference_shardings=reference)
 
 
 def _reference(run: Run):
-  """The policy as it was, if the loop keeps it for the scoring pass."""
-  if not keeps_reference(run.parts.model, method_needs(run.method)):
-    return None
-  return shapes.abstract_params(run)
+  return shapes.abstract_reference(run)

@@ -73,8 +73,8 @@ def _memory(result) -> list[str]:
   kinds = ', '.join(f'{kind} {gib(getattr(found, kind))}' for kind in _KINDS)
   lines = [
       f'  memory      {gib(found.live)} GiB a device + {gib(found.held)} of '
-      f'the run beside it = {gib(found.total)} of {gib(result.limit)}: '
-      + ('fits' if result.fits else 'DOES NOT FIT'),
+      f'the run beside it = {gib(found.total)} of {gib(result.limit)} '
+      + ('GiB: fits' if result.fits else 'GiB: DOES NOT FIT'),
       f'              {kinds}']
   if found.host:
     lines.append(f'              in host memory {gib(found.host)}')
@@ -149,6 +149,8 @@ def verdict(results: list[Result]) -> list[str]:
                for kind in ('arguments', 'temporaries', 'held', 'code')}
       lines += [f'  {gib(size):>8} GiB  {kind}' for kind, size in sorted(
           kinds.items(), key=lambda item: -item[1]) if size]
+    lines += [f'  {gib(size):>8} GiB  given: {name}'
+              for size, name in result.given]
     lines += [f'  {gib(size):>8} GiB  {shape}  {source[-70:]}'
               for size, shape, source in result.largest[:5]]
   if len(lines) == 1:

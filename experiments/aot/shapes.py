@@ -12,6 +12,8 @@ from policyopt.models import partitioning, transformer
 from policyopt.ops import bits
 from policyopt.training import state as states
 from policyopt.training.credit import method_needs
+from policyopt.training.offload import to_host
+from policyopt.training.scores import keeps_reference
 from policyopt.training.setup import ProgramParts, program_parts
 from policyopt.types import Method, Prompts, Rollout
 
@@ -97,10 +99,11 @@ def everywhere(tree, mesh):
 
 
 def bytes_per_device(tree) -> int:
-  """What a tree of placed shapes takes on one device."""
+  """What a tree of placed shapes takes of the memory of one device."""
   total = 0
   for leaf in jax.tree.leaves(tree):
-    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
+    if (isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
+        and leaf.sharding.memory_kind != 'pinned_host'):
       shape, dtype = leaf.sharding.shard_shape(leaf.shape), leaf.dtype
       if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         shape, dtype = (*shape, 2), jnp.dtype('uint32')
@@ -108,11 +111,39 @@ def bytes_per_device(tree) -> int:
   return total
 
 
+def parts_of(tree, count: int) -> list[tuple[int, str]]:
+  """(bytes on one device, name) of the largest parts of a tree.
+
+  A part is what has one name in the records that lead to it: of a train state
+  'params', 'opt_state.mu', and so on.
+  """
+  found: dict[str, int] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    words = [key.name for key in path
+             if isinstance(key, jax.tree_util.GetAttrKey)]
+    name = '.'.join(words) or 'parameters'
+    found[name] = found.get(name, 0) + bytes_per_device(leaf)
+  return sorted(((size, name) for name, size in found.items()),
+                reverse=True)[:count]
+
+
 def abstract_params(run: Run):
   """The policy's parameters, where they lie."""
   model, mesh = run.parts.model, run.parts.mesh
   return placed(transformer.abstract_params(model),
                 partitioning.param_shardings(model, mesh))
+
+
+def abstract_reference(run: Run):
+  """The policy as it was, where it lies, if the loop keeps it for scoring."""
+  parts = run.parts
+  if not keeps_reference(parts.model, method_needs(run.method)):
+    return None
+  params = abstract_params(run)
+  if not parts.offload.reference:
+    return params
+  return placed(params, to_host(
+      partitioning.param_shardings(parts.model, parts.mesh)))
 
 
 def abstract_state(run: Run):

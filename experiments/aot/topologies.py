@@ -40,6 +40,12 @@ def devices(topology: str) -> list[jax.Device]:
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
+  # Nothing is run, so several such processes do not disturb each other.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  # libtpu ends the process for a flag of another platform's compiler.
+  words = os.environ.get('XLA_FLAGS', '').split()
+  os.environ['XLA_FLAGS'] = ' '.join(
+      word for word in words if not word.startswith(('--xla_cpu', '--xla_gpu')))
   try:
     found = topologies.get_topology_desc(
         platform='tpu', topology_name=topology)

@@ -4,7 +4,8 @@
   datasets   data sets of tfds, read and written without TensorFlow
   problems   records as questions and answers: checked, filtered, split
   order      which problem comes when: shuffled, for several processes
-  packing    examples side by side in rows
+  packing    examples, or rows of a batch, side by side in rows
+  sizes      the few that batches come in
 """
 
 import importlib
@@ -16,7 +17,9 @@ _HOMES = {
     'Problem': 'problems',
     'Problems': 'problems',
     'batches': 'order',
+    'buckets': 'sizes',
     'pack_examples': 'packing',
+    'pack_rows': 'packing',
     'shuffled': 'order',
     'split_of': 'problems',
     'tfds_source': 'datasets',
@@ -26,8 +29,8 @@ _HOMES = {
 
 __all__ = [
     'Fields', 'InMemory', 'JsonLines', 'Problem', 'Problems', 'batches',
-    'pack_examples', 'shuffled', 'split_of', 'tfds_source', 'tfds_splits',
-    'write_tfds']
+    'buckets', 'pack_examples', 'pack_rows', 'shuffled', 'split_of',
+    'tfds_source', 'tfds_splits', 'write_tfds']
 
 
 def __getattr__(name):

@@ -89,16 +89,17 @@ def write_tfds(
     raise ValueError(
         f'name is {name!r}; it must be lower case with underscores')
 
-  class Builder(tfds.core.GeneratorBasedBuilder):
+  class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Copies records."""
     VERSION = tfds.core.Version(version)
-    # Keeps the class out of the registry of the process.
-    SKIP_REGISTERING = True
-    pkg_dir_path = os.path.abspath(path)
+    # Of no file: the library need not look for metadata beside the code, with
+    # a package (importlib_resources) that it does not install.
+    __module__ = 'policyopt_problems'
 
     def _info(self):
-      return self.dataset_info_from_configs(
-          description=description, features=tfds.features.FeaturesDict(
+      return tfds.core.DatasetInfo(
+          builder=self, description=description,
+          features=tfds.features.FeaturesDict(
               {field: tfds.features.Text() for field in fields}))
 
     def _split_generators(self, dl_manager):
@@ -115,8 +116,8 @@ def write_tfds(
               f'{", ".join(sorted(record))}')
         yield index, {field: str(record[field]) for field in fields}
 
-  Builder.name = name
-  builder = Builder(
+  Records.name = name
+  builder = Records(
       data_dir=os.path.abspath(os.path.expanduser(path)),
       file_format=_FORMAT)
   builder.download_and_prepare()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from policyopt import types
-from policyopt.data.buckets import buckets, smallest
+from policyopt.data.sizes import buckets, smallest
 
 # Numbers of rows that packed batches come in, at most: each is compiled.
 HEIGHTS = 4

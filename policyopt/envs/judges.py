@@ -15,19 +15,10 @@ import logging
 import re
 from typing import Any, NamedTuple
 
-from policyopt.envs import answers
+from policyopt.envs import answers, forms
 from policyopt.names import check_name
 
 Judge = Callable[[str, str], tuple[float, str]]
-
-# Forms that a response may be asked to have, from its first character on.
-FORMATS = {
-    'boxed': r'.*\\boxed\s*\{.+\}.*',
-    'hashes': r'[^#]*####[ ]*\S[^\n]*',
-    'think': r'<think>(?:(?!</?think>).)*</think>(?:(?!</?think>).)+',
-    'think_answer': r'<think>(?:(?!</?think>).)*</think>\s*'
-                    r'<answer>(?:(?!</?answer>).)+</answer>',
-}
 
 # Parsers of LaTeX take long over long texts; answers are short.
 _LONGEST = 400
@@ -68,8 +59,8 @@ def judge_exact(response: str, reference: str) -> tuple[float, str]:
     >>> judge_exact(' Paris.', 'paris')
     (1.0, 'paris')
   """
-  found = answers.plain(response)
-  return float(found == answers.plain(reference)), found
+  found = answers.plain(response).casefold()
+  return float(found == answers.plain(reference).casefold()), found
 
 
 def judge_math(
@@ -256,29 +247,6 @@ def verifier(name: str) -> Verifier:
   return Verifier(make, str.strip, None, '{answer}', '{question}')
 
 
-def format_pattern(form: str) -> re.Pattern[str]:
-  """The pattern of a form: a key of `FORMATS`, or a regular expression.
-
-  It must match the whole response; '.' matches line ends too.
-
-  Raises:
-    ValueError: for what is neither.
-
-  Example:
-    >>> bool(format_pattern('think').fullmatch('<think>6*7</think>42'))
-    True
-  """
-  if form.isidentifier():
-    check_name('format', form, FORMATS)
-    form = FORMATS[form]
-  try:
-    return re.compile(form, re.DOTALL)
-  except re.error as error:
-    raise ValueError(
-        f'format is {form!r}, which is no regular expression: {error}'
-    ) from error
-
-
 def make_scorer(
     name: str, kwargs: Mapping[str, Any] | None = None,
     form: str | None = None) -> Callable[[str, str], tuple[float, float, str]]:
@@ -287,7 +255,7 @@ def make_scorer(
   Args:
     name: of the verifier.
     kwargs: of the verifier.
-    form: of the response, see `format_pattern`; None: any.
+    form: of the response, see `forms.pattern`; None: any.
 
   Returns:
     (response, reference) -> (score, 1.0 if the form is right, answer).
@@ -297,7 +265,7 @@ def make_scorer(
     (1.0, 1.0, '42')
   """
   judge = verifier(name).make(**(kwargs or {}))
-  pattern = None if form is None else format_pattern(form)
+  pattern = None if form is None else forms.pattern(form)
 
   def score(response, reference):
     right, answer = judge(response, reference)

@@ -16,10 +16,20 @@ from policyopt import types
 from policyopt.data.datasets import tfds_source, tfds_splits
 from policyopt.data.problems import SPLITS, Fields, Problems
 from policyopt.data.sources import JsonLines
-from policyopt.envs import answers, judges, prompting, text, verifiers
+from policyopt.envs import (
+    answers,
+    forms,
+    judges,
+    prompting,
+    text,
+    verifiers,
+)
 from policyopt.names import check_name
 
 SCORER = 'policyopt.envs.judges:make_scorer'
+
+# Mathematics on a model's text: 10^(10^10) alone would take as much.
+_MEMORY_GB = 4.
 
 # Where the reference answer stands in its field.
 PLACES = {'field': str, 'hashes': answers.after_hashes, 'boxed': answers.boxed}
@@ -87,7 +97,7 @@ def environment(
     size: the first so many problems only; None for all.
     verifier: a key of `judges.VERIFIERS`, or 'module:function'.
     verifier_kw: its keyword arguments, e.g. `rel_tol=1e-3` for 'math'.
-    format: form that earns a reward of its own: a key of `judges.FORMATS` or
+    format: form that earns a reward of its own: a key of `forms.FORMATS` or
       a regular expression for the whole response; None: none.
     format_weight: reward for the form, in [0, 1).
     template: what the user says; '{question}' stands for the question. By
@@ -132,12 +142,12 @@ def environment(
       chat_kw=chat_kw)
   table = _table(task, make_prompt, size, max_prompt, too_long)
   if format is not None:
-    judges.format_pattern(format)
+    forms.pattern(format)
   own = pool is None
   if own:
     pool = verifiers.VerifierPool(SCORER, dict(
         name=verifier, kwargs=dict(verifier_kw or {}), form=format),
-        workers=workers, timeout_s=timeout_s)
+        workers=workers, timeout_s=timeout_s, memory_gb=_MEMORY_GB)
 
   def reset(ids):
     return table(_checked(name, ids, len(table)), tokenizer.pad_id)

@@ -48,6 +48,8 @@ class VerifierPool:
       limit or protection: for trusted scorers only.
     timeout_s: seconds allowed for a row.
     start_s: seconds allowed for a process to start and import the scorer.
+    memory_gb: gigabytes of address space allowed to a process; a row that
+      needs more has crashed.
 
   Attributes:
     counts: rows 'scored', 'timeouts' and 'crashes', and 'restarts' of
@@ -68,18 +70,20 @@ class VerifierPool:
 
   def __init__(
       self, scorer: str, kwargs: Mapping[str, Any] | None = None, *,
-      workers: int = 2, timeout_s: float = 10.0, start_s: float = 120.0):
+      workers: int = 2, timeout_s: float = 10.0, start_s: float = 120.0,
+      memory_gb: float = float('inf')):
     module, _, function = scorer.partition(':')
     if not module or not function:
       raise ValueError(
           f"scorer is {scorer!r}, but must be 'module:function'")
-    if timeout_s <= 0 or start_s <= 0 or workers < 0:
+    if min(timeout_s, start_s, memory_gb) <= 0 or workers < 0:
       raise ValueError(
-          f'timeout_s={timeout_s} and start_s={start_s} must be positive, '
-          f'workers={workers} must not be negative')
+          f'timeout_s={timeout_s}, start_s={start_s}, memory_gb={memory_gb} '
+          f'must be positive, workers={workers} must not be negative')
     self.counts = dict(scored=0, timeouts=0, crashes=0, restarts=0)
     self.last_error = ''
-    self._start = (scorer, None if kwargs is None else dict(kwargs), timeout_s)
+    self._start = (
+        scorer, None if kwargs is None else dict(kwargs), timeout_s, memory_gb)
     self._timeout_s = timeout_s
     self._start_s = start_s
     self._local = None
@@ -131,7 +135,7 @@ class VerifierPool:
     self.close()
 
   def _map_here(self, rows):
-    scorer, kwargs, _ = self._start
+    scorer, kwargs, *_ = self._start
     if self._local is None:
       self._local = worker_module.load(scorer, kwargs)
     return [worker_module.score(self._local, args, Exception) for args in rows]

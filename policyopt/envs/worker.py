@@ -13,6 +13,7 @@ import importlib
 from multiprocessing import connection
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -85,16 +86,21 @@ def main(pipe: connection.Connection, parent: int) -> None:
   """Serves one pool: a start message, then chunks of rows, then the end.
 
   Args:
-    pipe: to the pool. Receives (sys.path, spec, kwargs, timeout_s), answers
-      (0, None) or (2, traceback); then receives lists of argument tuples and
-      answers (verdict, value) for each row as soon as it is scored.
+    pipe: to the pool. Receives (sys.path, spec, kwargs, timeout_s,
+      memory_gb), answers (0, None) or (2, traceback); then receives lists of
+      argument tuples and answers (verdict, value) for each row as soon as it
+      is scored.
     parent: process id of the pool.
   """
   threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
   # A crash that is expected and counted needs no core file.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  sys.path[:], spec, kwargs, timeout_s = pipe.recv()
+  sys.path[:], spec, kwargs, timeout_s, memory_gb = pipe.recv()
   verdict, scorer = score(load, (spec, kwargs))
+  if memory_gb < float('inf'):
+    # One row with a huge number must not take the memory of the others.
+    limit = int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
   _send(pipe, verdict, scorer if verdict else None)
   if verdict:
     return
@@ -111,6 +117,10 @@ def main(pipe: connection.Connection, parent: int) -> None:
 
 
 if __name__ == '__main__':
+  # A batch system sends it to every process of a job; the pool still wants the
+  # rows of the step that it finishes. (A handler is not inherited by commands
+  # that a scorer runs, as ignoring would be.)
+  signal.signal(signal.SIGTERM, lambda *_: None)
   # What scorers print must not reach the program's own output.
   with open(os.devnull, 'w', encoding='utf-8') as _null:
     os.dup2(_null.fileno(), 1)

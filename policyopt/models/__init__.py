@@ -4,7 +4,7 @@
 `policyopt.models.tokenizer.tokenizer`.
 """
 
-from policyopt.models.attention import attend, rotary_angles, rotate
+from policyopt.models.attention import attend, causal, rotary_angles, rotate
 from policyopt.models.cache import (
     Cache,
     extend,
@@ -44,7 +44,8 @@ from policyopt.models.transformer import (
 
 __all__ = [
     'AXES', 'Cache', 'ModelConfig', 'PRESETS', 'RULES', 'Tokenizer',
-    'abstract_params', 'attend', 'byte_tokenizer', 'constrain', 'extend',
+    'abstract_params', 'attend', 'byte_tokenizer', 'causal', 'constrain',
+    'extend',
     'forward', 'forward_with_router', 'hf_tokenizer', 'init', 'init_cache',
     'logical_axes', 'logits', 'make_mesh', 'param_shardings', 'preset',
     'repeat', 'replicated', 'rotary_angles', 'rotate', 'rows', 'score',

@@ -209,11 +209,20 @@ def _not_cudnn(query, segments, softcap):
     return f'the dtype is {query.dtype}, not bfloat16 or float16'
   if softcap is not None:
     return 'it has no soft cap of the scores'
-  if dim % 8 or dim > 128:
-    return f'head_dim is {dim}, not a multiple of 8 of at most 128'
+  if dim % 8 or dim > _widest_head():
+    return f'head_dim is {dim}, not a multiple of 8 of at most {_widest_head()}'
   if segments is not None and length % 2:
     return f'rows with segments have {length} tokens, an odd number'
   return None
+
+
+def _widest_head():
+  """The largest head_dim of cuDNN's kernel on this machine's GPU."""
+  try:
+    capability = jax.local_devices(backend='gpu')[0].compute_capability
+  except RuntimeError:  # Compiled for a GPU that is not attached.
+    return 128
+  return 256 if float(capability) >= 9 else 128
 
 
 def _not_splash(query, key):

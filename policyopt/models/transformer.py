@@ -145,12 +145,8 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
   dtype = jnp.dtype(config.dtype)
   if config.tied_embeddings:
     head, spec = params['embedding'], '...d,vd->...v'
-    head = partitioning.constrain(head, 'vocab', 'embed')
   else:
     head, spec = params['head'], '...d,dv->...v'
-    head = partitioning.constrain(head, 'embed', 'vocab')
-  # Said here for the gradient, which is placed alike: a loss in pieces would
-  # sum each piece's over all devices, and every device would keep all of it.
   out = jnp.einsum(spec, hidden.astype(dtype), head.astype(dtype),
                    preferred_element_type=_wide(dtype))
   cap = config.logit_softcap

@@ -1,10 +1,5 @@
 """Several processes: found in the environment, joined, and ended together.
 
-JAX itself ends a process when another one is lost, but by abort(), after up to
-100 seconds, and in words for its own developers. Here a thread of each process
-watches the others through the coordination service that JAX runs anyway, and
-says which one is missing.
-
 Exit codes of a process: 0 done, 1 an error (its own, or that of another
 process, which is quoted), 75 preempted and saved, 76 another process was lost.
 After 75 and 76 the same command goes on from the last checkpoint.
@@ -14,27 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import ctypes
 import importlib.util
 import os
-import signal
 import socket
-import sys
-import threading
 import time
-import traceback
 from typing import NamedTuple
 
 import jax
 
 from policyopt.training.errors import PreemptedError
-
-LOST = 76
-# Seconds: between two looks at the others, and without a sign of life until a
-# process counts as lost. JAX's own limit comes after that.
-_LOOK, _SILENCE, _HEARTBEAT = 2., 25., 50
-_ALIVE, _ENDED = 'policyopt/alive', 'policyopt/ended'
-_DONE = 'done'
+from policyopt.training.watch import HEARTBEAT, Watch, abort, unreachable
 
 
 class Place(NamedTuple):
@@ -119,11 +103,11 @@ def session(place: Place | None, timeout: int = 300) -> Iterator[None]:
     yield
     return
   _join(place, timeout)
-  watch = _Watch(place)
+  watch = Watch(place.coordinator)
   try:
     yield
   except BaseException as error:
-    status = _tell(error, watch)
+    status = watch.tell(error)
     if status != PreemptedError.exit_code:
       watch.leave(status)
     # All have saved, and all are here.
@@ -186,16 +170,16 @@ def _join(place: Place, timeout: int):
   # Without it JAX would listen to SIGTERM, and only JAX.
   jax.config.update('jax_enable_preemption_service', False)
   where = f' at {place.coordinator}' if place.coordinator else ''
-  _abort.explain = lambda: (
+  abort.explain = lambda: (
       f'the processes of the run did not all meet{where} within {timeout} s; '
       'start all of them, with the same coordinator and num_processes', 1)
-  _abort.install()
+  abort.install()
   try:
     jax.distributed.initialize(
         place.coordinator, place.num_processes, place.process_id,
         cluster_detection_method=place.method,
         initialization_timeout=max(1, int(deadline - time.monotonic())),
-        heartbeat_timeout_seconds=_HEARTBEAT)
+        heartbeat_timeout_seconds=HEARTBEAT)
   except Exception as error:
     raise ValueError(
         f'the processes of the run did not meet{where}: '
@@ -223,7 +207,7 @@ def _check_coordinator(place: Place, deadline: float):
     return
   begin, problem = time.monotonic(), 'no answer'
   while time.monotonic() < deadline:
-    problem = _unreachable(place.coordinator)
+    problem = unreachable(place.coordinator)
     if problem is None:
       return
     time.sleep(.5)
@@ -231,182 +215,3 @@ def _check_coordinator(place: Place, deadline: float):
       f'coordinator {place.coordinator} was not reached within '
       f'{deadline - begin:.0f} s ({problem}); is process 0 running, and is the '
       'port open between the hosts?')
-
-
-def _unreachable(coordinator: str) -> str | None:
-  """Why nobody answers there, or None."""
-  host, _, port = coordinator.rpartition(':')
-  try:
-    socket.create_connection((host.strip('[]'), int(port)), 2.).close()
-  except OSError as error:
-    return error.strerror or str(error)
-  return None
-
-
-def _tell(error: BaseException, watch: _Watch) -> int:
-  """Prints an error and tells the others; the exit status that it means."""
-  if isinstance(error, SystemExit):
-    if error.code is None or isinstance(error.code, int):
-      return error.code or 0
-    text = str(error.code)
-    print(text, file=sys.stderr, flush=True)
-  else:
-    text = f'{type(error).__name__}: {error}'.splitlines()[0]
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      _say(f'{text}. Waiting {_SILENCE + 2 * _LOOK:.0f} s to see whether '
-           'another process was lost')
-      watch.wait(_SILENCE + 2 * _LOOK)
-    traceback.print_exception(error)
-  watch.publish(text)
-  return 1
-
-
-class _Watch:
-  """A thread that gives signs of life and looks for those of the others."""
-
-  def __init__(self, place: Place):
-    # The one way to the store that the coordination service has for us.
-    from jax._src import distributed
-    state = distributed.global_state
-    self._client = state.client
-    self._coordinator = place.coordinator or state.coordinator_address
-    self._me, self._count = jax.process_index(), jax.process_count()
-    self._seen = {}
-    self._stop = threading.Event()
-    self._thread = threading.Thread(
-        target=self._run, name='watch', daemon=True)
-    _abort.explain = self._explain_abort
-    self._thread.start()
-
-  def close(self):
-    """Parts from the others in good order: waits until all are done."""
-    self._stop.set()
-    self._thread.join()
-    self._set(_ALIVE, _DONE)
-    _abort.explain = lambda: None
-    jax.distributed.shutdown()
-
-  def publish(self, text: str):
-    """Tells the others why this process is about to end."""
-    self._set(_ENDED, text)
-
-  def wait(self, seconds: float):
-    """Gives the thread time to notice that another process was lost."""
-    self._stop.wait(seconds)
-
-  def leave(self, status: int):
-    """Ends this process without waiting for the others."""
-    if self._me == 0:
-      # What it published is gone when it goes.
-      time.sleep(3 * _LOOK)
-    self._end(status)
-
-  def _end(self, status):
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-  def _set(self, folder, text):
-    with contextlib.suppress(Exception):
-      self._client.key_value_set(
-          f'{folder}/{self._me}', text, allow_overwrite=True)
-
-  def _read(self, folder):
-    """Process -> text."""
-    found = self._client.key_value_dir_get(folder)
-    return {int(key.rsplit('/', 1)[1]): text for key, text in found}
-
-  def _run(self):
-    beat = 0
-    while True:
-      try:
-        self._client.key_value_set(
-            f'{_ALIVE}/{self._me}', f'{beat} {socket.gethostname()}',
-            allow_overwrite=True)
-        alive, ended = self._read(_ALIVE), self._read(_ENDED)
-      except Exception:
-        if self._stop.wait(_LOOK):
-          return
-        self._lost(0, f'coordinator {self._coordinator}', 'does not answer')
-      beat += 1
-      ended.pop(self._me, None)
-      if ended:
-        # An error that all have met is told by each of them.
-        if self._stop.wait(_LOOK):
-          return
-        process, text = min(ended.items())
-        _say(f'process {process} has ended: {text}')
-        self._end(1)
-      self._look(alive)
-      if self._stop.wait(_LOOK):
-        return
-
-  def _look(self, alive):
-    """Ends this process when another one has been silent for too long."""
-    now = time.monotonic()
-    for process in range(self._count):
-      text = alive.get(process, '')
-      before, since = self._seen.get(process, (None, now))
-      if text != before or text == _DONE or process == self._me:
-        self._seen[process] = text, now
-      elif now - since > _SILENCE:
-        self._lost(process, text.partition(' ')[2] or 'unknown host',
-                   f'gave no sign of life for {_SILENCE:.0f} s')
-
-  def _lost(self, process, where, what):
-    _say(_lost_line(process, where, what))
-    self._end(LOST)
-
-  def _explain_abort(self):
-    """Whether the abort of this process is the end of process 0."""
-    if self._me and _unreachable(self._coordinator):
-      return _lost_line(0, f'coordinator {self._coordinator}',
-                        'does not answer'), LOST
-    return None
-
-
-class _Abort:
-  """What is said when jaxlib aborts this process for the sake of another.
-
-  The C++ client has no other way to end a process, and no hook: it logs and
-  calls abort(). The handler runs in the thread that did.
-
-  Attributes:
-    explain: () -> (line, exit status), or None for an abort of another kind.
-  """
-
-  def __init__(self):
-    self.explain = lambda: None
-    self._handler = None
-
-  def install(self):
-    if self._handler is not None:
-      return
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    library.signal.restype = ctypes.c_void_p
-
-    def handle(_):
-      explained = self.explain()
-      if explained:
-        _say(explained[0])
-        os._exit(explained[1])
-      # abort() goes on when the handler returns.
-      library.signal(signal.SIGABRT, None)
-
-    self._handler = kind(handle)
-    library.signal(signal.SIGABRT, ctypes.cast(self._handler, ctypes.c_void_p))
-
-
-_abort = _Abort()
-
-
-def _lost_line(process, where, what):
-  return (f'process {process} ({where}) {what}: it has died, or its host or '
-          f'network has. This process ends too, with exit code {LOST}; start '
-          'all of them again to go on from the last checkpoint')
-
-
-def _say(line):
-  print(f'error: {line}', file=sys.stderr, flush=True)

@@ -23,8 +23,8 @@ class Evaluation(NamedTuple):
   Attributes:
     solved: bool[N, S].
     scored: bool[N, S], False where the verifier failed.
-    answer: i32[N, S], equal for equal responses to a problem; -1 where the
-      verifier failed.
+    answer: i32[N, S], equal for equal answers to a problem; -1 where there
+      is none or the verifier failed.
     length: i32[N, S], response tokens.
     truncated: bool[N, S], reached the length limit.
   """
@@ -111,7 +111,8 @@ def gain(before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
 
 def _fetched(rollout):
   """What is looked at, on the host."""
-  names = ('verdict', 'length', 'truncated')
+  names = [name for name in ('verdict', 'length', 'truncated', 'answer_id')
+           if name in rollout.extras]
   tokens, rewards, extras = hosts.fetch((
       rollout.tokens, rollout.rewards,
       {name: rollout.extras[name] for name in names}))
@@ -120,7 +121,10 @@ def _fetched(rollout):
 
 def _judged(rollout, samples: int) -> Evaluation:
   rows = rollout.tokens.shape[0]
-  reward = sum(np.asarray(x).sum(1) for x in rollout.rewards.values())
+  # The form of a response, a channel of its own, solves nothing.
+  rewards = rollout.rewards
+  names = ('accuracy',) if 'accuracy' in rewards else sorted(rewards)
+  reward = sum(np.asarray(rewards[name]).sum(1) for name in names)
   shape = (rows // samples, samples)
   scored = rollout.extras['verdict'] == 0
   return Evaluation(
@@ -133,7 +137,10 @@ def _judged(rollout, samples: int) -> Evaluation:
 
 
 def _answer_ids(rollout) -> np.ndarray:
-  """i32[B]: rows with the same prompt and response share an id."""
+  """i32[B]: rows with the same prompt and final answer share an id."""
+  if 'answer_id' in rollout.extras:
+    return rollout.extras['answer_id']
+  # Then the whole response is the answer.
   _, ids = np.unique(rollout.tokens, axis=0, return_inverse=True)
   return ids.reshape(-1).astype(np.int32)
 

@@ -10,6 +10,7 @@ from configs import common
 from policyopt import methods
 from policyopt.training.compiles import count_compiles
 from policyopt.training.setup import prepare
+from tests.envs import problem_files as files
 
 FOLDER = pathlib.Path(common.__file__).parent
 CONFIGS = sorted(
@@ -17,8 +18,24 @@ CONFIGS = sorted(
     if path.stem not in ('common', '__init__'))
 
 
+# Configs whose problems come from files, and what the files hold.
+DATA = {'gsm8k': files.gsm8k, 'math500': files.math500,
+        'aime24': files.math500, 'jsonl': files.gsm8k,
+        'llama3_8b_v5p': files.gsm8k, 'qwen3_30b_a3b': files.gsm8k}
+
+
 def get_config(name, arg=''):
   return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  """A folder with a folder of problems for each config in `DATA`."""
+  path = tmp_path_factory.mktemp('data')
+  for name, make in DATA.items():
+    files.folder(path / name, make, 32, 1400)
+  files.folder(path / 'aime24' / 'aime24', files.aime24, 1, 32)
+  return path
 
 
 def test_there_are_configs():
@@ -27,16 +44,29 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize('name', CONFIGS)
 @pytest.mark.parametrize('arg', ['', 'quick'])
-def test_a_config_prepares_without_compiling(name, arg):
+def test_a_config_prepares_without_compiling(name, arg, data):
   config = get_config(name, arg)
   assert isinstance(config, ConfigDict)
-  if 'workers' in config.task_kw:
-    config.task_kw.workers = 0  # No processes for a run that does not start.
+  for kw in (config.task_kw, config.evaluation.task_kw):
+    if 'workers' in kw:
+      kw.workers = 0  # No processes for a run that does not start.
+  assert ('path' in config.task_kw) == (name in DATA)
+  if name in DATA:
+    # No machine has the data by itself.
+    assert config.task_kw.path is None
+    with pytest.raises(ValueError, match=r'set: .*task_kw\.path'):
+      prepare(config, methods.from_config(config))
+    config.task_kw.path = str(data / name)
+    if name == 'jsonl':
+      config.task_kw.path += '/test.jsonl'
+    if config.evaluation.task:
+      config.evaluation.task_kw.path = str(data / name / name)
   with count_compiles() as compiles:
     setup = prepare(config, methods.from_config(config))
     setup.close()
   assert compiles.count == 0
-  assert setup.train.name == setup.test.name
+  assert setup.train.name == config.task
+  assert setup.test.name == (config.evaluation.task or config.task)
 
 
 @pytest.mark.parametrize('name', CONFIGS)

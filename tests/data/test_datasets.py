@@ -7,8 +7,7 @@ import textwrap
 
 import pytest
 
-from policyopt.data import Fields, Problems
-from policyopt.data import datasets
+from policyopt.data import Fields, Problems, datasets
 
 FIELDS = ('question', 'answer')
 SPLITS = {

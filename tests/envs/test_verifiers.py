@@ -194,8 +194,17 @@ def test_in_the_calling_process():
     assert pool.counts == dict(scored=1, timeouts=0, crashes=1, restarts=0)
 
 
+def test_a_row_that_takes_the_memory_is_a_crash():
+  with verifiers.VerifierPool(
+      'operator:mul', workers=1, memory_gb=1.) as pool:
+    verdicts, values = pool.map([('a', 3), ('a', 2**31), ('b', 2)])
+    assert (verdicts, values) == ([0, 2, 0], ['aaa', None, 'bb'])
+    assert 'MemoryError' in pool.last_error
+
+
 @pytest.mark.parametrize('change, message', [
     (dict(scorer='operator'), "'module:function'"),
+    (dict(memory_gb=0.), 'memory_gb=0.0 must be positive'),
     (dict(timeout_s=0.), 'timeout_s=0.0'), (dict(workers=-1), 'workers=-1')])
 def test_wrong_arguments(change, message):
   with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.aot import (
@@ -16,6 +17,7 @@ from experiments.aot import (
     page,
     report,
     roofline,
+    shapes,
     sweep,
     topologies,
 )
@@ -133,7 +135,7 @@ def test_the_largest_results_are_listed():
 
   jaxpr = jax.make_jaxpr(fn)(jnp.ones(16))
   size, shape, source = flops.largest(jaxpr, 1, 4)[0]
-  assert (size, shape, source) == (16 * 16 * 4 / 4, 'f32[16,16]', 'mul')
+  assert (size, shape, source) == (16 * 16 * 4 / 4, 'float32[16,16]', 'mul')
 
 
 # --- the text of a compiled program ------------------------------------------
@@ -337,6 +339,19 @@ def test_other_errors_are_none_of_its_business():
   assert memory.refusal(RuntimeError('INTERNAL: RET_CHECK failure')) is None
 
 
+def test_arguments_are_told_by_name():
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(
+      jax.sharding.AxisType.Auto,))
+  place = lambda *spec: jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec(*spec))
+  adam = optax.ScaleByAdamState(
+      jax.ShapeDtypeStruct((), jnp.int32, sharding=place()),
+      {'w': jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=place('x'))},
+      {'w': jax.ShapeDtypeStruct((16, 4), jnp.bfloat16, sharding=place())})
+  assert shapes.parts_of((adam,), 3) == [
+      (16 * 4 * 2, 'nu'), (16 * 4 * 4 // 8, 'mu'), (4, 'count')]
+
+
 def test_donated_outputs_count_once():
   found = memory.Memory(arguments=10, outputs=8, aliased=7, temporaries=5,
                         code=1, held=4)
@@ -406,7 +421,8 @@ def result(fits=True, **changes):
       flops=1e15, kernel_flops=1e14, traffic=1e12, collectives=[
           hlo.Collective('all-gather', GIB, 4, 10, (0, 1, 2, 3), 'weights')],
       source='text', estimate=roofline.Estimate(2., 1., .5), tokens=1000,
-      rate='trained', compile_seconds=3.), **changes))
+      rate='trained', compile_seconds=3.,
+      given=[(GIB, 'opt_state.mu')]), **changes))
 
 
 def test_a_report_says_what_fits_and_how_fast():
@@ -424,7 +440,7 @@ def test_a_report_names_what_is_largest_where_it_does_not_fit():
   assert 'update does not fit: 6.00 of 4.00 GiB a device' in text
   assert text.index('3.00 GiB  temporaries') < text.index(
       '2.00 GiB  arguments')
-  assert 'f32[8,8]' in text
+  assert 'f32[8,8]' in text and '1.00 GiB  given: opt_state.mu' in text
   refused = result(fits=False, memory=None, needed=9 * GIB)
   assert 'DOES NOT FIT: needs 9.00 of 4.00 GiB' in report.program(
       refused, 4, 1)
@@ -447,14 +463,17 @@ def test_the_page_holds_the_results():
 
 def test_the_table_tells_memory_speed_and_what_was_refused():
   run = dict(
-      topology='v5p:2x2x1', chips=4, fits=False, rows=64, length=8,
+      command='--topology=v5p:2x2x1', topology='v5p:2x2x1', chips=4,
+      fits=False, rows=64, length=8,
       mesh=dict(data=1, fsdp=2, tensor=2, expert=1),
       batching=dict(epochs=1, minibatches=1, microbatches=4), programs=[
           result().json(),
           result(name='score', fits=False, memory=None, needed=9 * GIB).json(),
           result(name='decode', cache=30 * GIB).json()])
-  text = page.table({'small': run, 'sweep': {'reasons': ['best: x']}})
+  text = page.table({'small': run, 'sweep': {
+      'reasons': ['best: x'], 'command': '--sweep'}})
   assert ('| small | fsdp 2 x tensor 2 | 8 | 8.00 | 5.00 (6.00) | refused: '
           '9.00 | - | - | 5.00 (6.00) | **no** |') in text
-  assert '| 1.00 | 1.00 | 8 | 2.00 to 3.50 | arithmetic | 71 to 125 |' in text
+  assert '| 1.00 | 1.00* | 8* | 2.00 to 3.50 | arithmetic | 71 to 125 |' in text
   assert '| 30.00 | 10.0% |' in text and 'best: x' in text
+  assert '--sweep  # sweep' in text

@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import jax
 import numpy as np
@@ -25,6 +26,13 @@ TABLES = {'advantages': advantages.CASES, 'losses': losses.CASES,
 SIZE = (16, 8)
 # To compile takes longer than to run.
 FAST = {'xla_backend_optimization_level': 0}
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+  """What other tests have left is not collected before every measurement."""
+  monkeypatch.setattr(
+      timing, 'gc', types.SimpleNamespace(collect=lambda: None))
 
 
 def quick(cases, **kw):

@@ -21,6 +21,7 @@ def _config(**changes):
   config.task = 'arithmetic'
   config.task_kw = dict(digits=1)
   config.model.folder = str(FOLDER)
+  config.model.kw.max_length = 48
   config.warm_start.steps = 0
   config.sampler.max_tokens = 4
   config.update(prompts=4, samples=2, steps=2, checkpoint_every=2)
@@ -33,9 +34,10 @@ def _config(**changes):
 
 def test_model_tokenizer_and_stop_tokens_come_from_the_folder(one_device):
   parts = setup.prepare(
-      _config(**{'model.kw': {'remat': 'full'}}), methods.build('grpo'))
+      _config(**{'model.kw.remat': 'full'}), methods.build('grpo'))
   parts.close()
-  assert parts.model == convert.model_config(str(FOLDER), remat='full')
+  assert parts.model == convert.model_config(
+      str(FOLDER), remat='full', max_length=48)
   assert parts.tokenizer.name == f'hf:{FOLDER / "tokenizer.json"}'
   assert parts.sampler.stop_tokens == (2, 0)
   assert parts.tokenizer.chat([dict(role='user', content='1')])[0] == 1
@@ -58,7 +60,9 @@ def test_what_does_not_fit_is_said_before_anything_compiles(
 def test_a_run_from_a_folder_is_exported(
     one_device, script, tmp_path, rank, method):
   """The exported policy is the trained one, the one before is the folder's."""
-  config = _config(**{'model.kw.lora_rank': rank, 'method': method})
+  # The entropy teaches something when no answer is right.
+  config = _config(**{'model.kw.lora_rank': rank, 'method': method,
+                      'method_kw.entropy_coef': 0.1})
   workdir, out = str(tmp_path / 'run'), tmp_path / 'out'
   loop.train(config, methods.from_config(config), workdir)
   export = script('export').export_run

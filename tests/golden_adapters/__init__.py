@@ -12,6 +12,7 @@ from tests.golden_adapters import (
     methods_signals,
     off_policy,
     preferences,
+    rlax,
     surrogates,
     trl_losses,
 )
@@ -25,6 +26,7 @@ _MODULES = (
     methods_signals,
     off_policy,
     preferences,
+    rlax,
     surrogates,
     trl_losses)
 ADAPTERS = {name: adapter for module in _MODULES

@@ -207,14 +207,14 @@ def kl_k1_k2_k3(inputs, params):
 
 
 def dapo_overlong_penalty(inputs, params):
-  lengths = inputs['lengths'].astype(int)
+  lengths = jnp.asarray(inputs['lengths']).astype(int)
   column = np.arange(64)[None]
   mask = column < lengths[:, None]
   transform = credit_rewards.overlong_penalty(
       params['max_response_length'], params['overlong_tokens'],
       params['penalty_factor'], cap=False)
   last = column == lengths[:, None] - 1
-  rewards = np.where(last, inputs['rewards'][:, None], 0.)
+  rewards = jnp.where(last, inputs['rewards'][:, None], 0.)
   rollout = Rollout(
       tokens=jnp.zeros(mask.shape, jnp.int32), mask=jnp.asarray(mask),
       log_probs=jnp.zeros(mask.shape), group=jnp.arange(len(lengths)),
@@ -283,10 +283,10 @@ ADAPTERS = {
     'rloo_vectorized': Adapter(rloo_vectorized, tolerance=group_tolerance),
     # Bessel's factor is float32 there; a reward that is missing is NaN.
     'trl_group_advantages': Adapter(
-        trl_group_advantages, tolerance=1e-7, pad=np.nan),
+        trl_group_advantages, compile=False, tolerance=1e-7, pad=np.nan),
     'trl_rloo_advantages': Adapter(
-        trl_rloo_advantages, tolerance=1e-7, pad=np.nan),
+        trl_rloo_advantages, compile=False, tolerance=1e-7, pad=np.nan),
     'tunix_gae': Adapter(tunix_gae),
-    'tunix_group_advantages': Adapter(tunix_group_advantages),
+    'tunix_group_advantages': Adapter(tunix_group_advantages, compile=False),
     'value_loss': Adapter(value_loss),
 }

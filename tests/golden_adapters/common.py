@@ -1,9 +1,12 @@
 """What adapters share: how a case is read, and how close is equal."""
 
 from collections.abc import Callable
+import functools
+import json
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +24,8 @@ class Adapter(NamedTuple):
       width of the case's own rows. With a mask, [B, T] outputs are compared
       inside it only. A path is a key of the outputs, or keys joined by '/'.
     raw: `run` takes the whole case as it stands in the file instead.
+    compile: whether `run` becomes one program per set of params, as it must
+      to be quick where many cases share theirs; False if it reads numbers.
     tolerance: relative; a number, or a function of the case where the other
       code itself computes a part in float32.
     absolute: likewise, as a fraction of the largest number expected (of 1, if
@@ -29,9 +34,75 @@ class Adapter(NamedTuple):
   """
   run: Callable[..., tuple[dict[str, Any], Any]]
   raw: bool = False
+  compile: bool = True
   tolerance: float | Callable[[dict], float] = TOLERANCE
   absolute: float | Callable[[dict], float] = 1e-12
   pad: float = 0.
+
+
+@functools.cache
+def compiled(run):
+  """`run(inputs, params)` as one program for each set of params.
+
+  Args:
+    run: (dict of arrays and None, dict) -> any arrays.
+
+  Returns:
+    The same function; `run` sees the params 'rows' and 'width' as arrays, so
+    that cases of all sizes share a program.
+  """
+  @functools.cache
+  def program(settings):
+    params = json.loads(settings)
+    return jax.jit(lambda inputs, sizes: run(inputs, params | sizes))
+
+  def call(inputs, params):
+    sizes = {name: np.float64(params[name])
+             for name in ('rows', 'width') if name in params}
+    settings = json.dumps(
+        {k: v for k, v in params.items() if k not in sizes}, sort_keys=True)
+    return program(settings)(inputs, sizes)
+
+  return call
+
+
+def whole(run):
+  """A raw adapter: `run(inputs, params)`, compiled for the sizes of a case."""
+  def adapt(case):
+    inputs = {name: array(x) for name, x in case['inputs'].items()}
+    return compiled(run)(inputs, case['params'])
+
+  return adapt
+
+
+def up(size, step):
+  """The next multiple of `step`."""
+  return -(-size // step) * step
+
+
+def pad_rows(inputs, rows, step=16):
+  """Inputs with as many rows as the next multiple of `step`, those of no group.
+
+  Args:
+    inputs: name -> array; those whose first axis is not `rows` stay.
+    rows: of the case.
+    step: to the multiples of which rows are added.
+
+  Returns:
+    name -> array.
+  """
+  spare = up(rows, step) - rows
+  return {name: np.pad(
+      x, [(0, spare)] + [(0, 0)] * (x.ndim - 1),
+      constant_values=-1 if name in ('group', 'group_ids') else 0)
+          if np.ndim(x) and len(x) == rows else x
+          for name, x in inputs.items()}
+
+
+def pad_columns(inputs, step=8):
+  """Inputs with as many columns as the next multiple of `step`."""
+  return {name: np.pad(x, ((0, 0), (0, -x.shape[1] % step)))
+          if np.ndim(x) == 2 else x for name, x in inputs.items()}
 
 
 def array(value):

@@ -10,7 +10,10 @@ from tests.golden_adapters.common import (
     COUNT_EPS,
     Adapter,
     array,
+    compiled,
     group_tolerance,
+    pad_rows,
+    whole,
 )
 
 SINGLE = float(np.finfo(np.float32).eps)
@@ -75,17 +78,24 @@ def skyrl_maxrl(inputs, params):
   return {'advantages': advantages[:, None] * inputs['response_mask']}, None
 
 
-def verl_gdpo(case):
-  inputs, params = case['inputs'], case['params']
-  mask = jnp.asarray(array(inputs['response_mask']))
+def _gdpo(inputs, params):
+  mask = inputs['response_mask']
   advantages = ops.standardize_channels(
-      array(inputs['rewards_per_dim']).T,
-      ops.compact_ids(np.asarray(inputs['group_ids'], np.int32)),
+      inputs['rewards'], _ids(inputs),
       params['weights'] and jnp.asarray(params['weights'], jnp.float64),
       eps=params['epsilon'], singleton='raw')
   white = ops.masked_whiten(
       advantages[:, None] * mask, mask, count_eps=COUNT_EPS)
   return {'advantages': white}, None
+
+
+def verl_gdpo(case):
+  inputs = {name: array(x) for name, x in case['inputs'].items()}
+  mask = inputs['response_mask']
+  return compiled(_gdpo)(pad_rows({
+      'rewards': inputs['rewards_per_dim'].T, 'group_ids': inputs['group_ids'],
+      'response_mask': np.pad(mask, ((0, 0), (0, -mask.shape[1] % 12)))},
+      len(mask)), case['params'])
 
 
 def gdpo_absolute(case):
@@ -166,38 +176,8 @@ def gae_packed(inputs, params):
       'plain_advantages': plain, 'plain_returns': plain + values}, None
 
 
-def _row(case, *names):
-  return [jnp.asarray(array(case['inputs'][name]))[None] for name in names]
-
-
-def rlax_gae_lambda_returns(case):
-  rewards, discounts, values = _row(case, 'r_t', 'discount_t', 'values')
-  lam = array(case['params']['lambda_'])
-  returns = ops.lambda_returns(rewards, discounts, values[:, 1:], lam=lam)
-  discounted = ops.lambda_returns(rewards, discounts, values[:, 1:])
-  traced = ops.vtrace(
-      values[:, :-1], rewards, discounts, jnp.ones_like(rewards),
-      values[:, 1:], lam=lam)
-  return {'gae': traced.errors[0], 'lambda_returns': returns[0],
-          'discounted_returns': discounted[0]}, None
-
-
-def rlax_vtrace(case):
-  params = case['params']
-  now, after, rewards, discounts, ratios = _row(
-      case, 'v_tm1', 'v_t', 'r_t', 'discount_t', 'rho_tm1')
-  traced = ops.vtrace(
-      now, rewards, discounts, ratios, after, lam=array(params['lambda_']),
-      clip_rho=params['clip_rho_threshold'],
-      clip_pg_rho=params['clip_pg_rho_threshold'])
-  return {'errors': traced.errors[0], 'pg_advantage': traced.advantages[0],
-          'q_estimate': traced.q[0]}, None
-
-
-def nemo_grpo_loo(case):
-  params = case['params']
-  rewards = jnp.asarray(array(case['inputs']['rewards']))
-  ids = ops.compact_ids(np.asarray(case['inputs']['group_ids'], np.int32))
+def nemo_grpo_loo(inputs, params):
+  rewards, ids = inputs['rewards'], _ids(inputs)
   if params['leave_one_out']:
     centred = ops.leave_one_out(rewards, ids)
     spread, standard = ops.others_std(rewards, ids), (
@@ -240,10 +220,9 @@ def adaptive_kl_controller(case):
   return {'coef_after_each_update': np.stack(coefs)}, None
 
 
-def entropy_from_logits(case):
-  logits, mask = (
-      jnp.asarray(array(case['inputs'][name]))
-      for name in ('logits', 'response_mask'))
+def entropy_from_logits(inputs, params):
+  del params
+  logits, mask = inputs['logits'], inputs['response_mask']
   entropy, pull = jax.vjp(ops.entropy_from_logits, logits)
   means = {
       'entropy_loss_token_mean': ops.token_mean(mask, mask),
@@ -258,18 +237,16 @@ def entropy_from_logits(case):
 
 ADAPTERS = {
     'adaptive_kl_controller': Adapter(adaptive_kl_controller, raw=True),
-    'entropy_from_logits': Adapter(entropy_from_logits, raw=True),
+    'entropy_from_logits': Adapter(whole(entropy_from_logits), raw=True),
     'gae_packed': Adapter(gae_packed),
     'gpg': Adapter(gpg, tolerance=gpg_tolerance),
     'grpo_passk': Adapter(grpo_passk, tolerance=group_tolerance),
     'nemo_grpo_loo': Adapter(
-        nemo_grpo_loo, raw=True, tolerance=nemo_tolerance),
+        nemo_grpo_loo, tolerance=nemo_tolerance),
     'openrlhf_gae_returns': Adapter(openrlhf_gae_returns),
     'opo': Adapter(opo, tolerance=group_tolerance),
     'optimal_token_baseline': Adapter(optimal_token_baseline),
     'remax': Adapter(remax),
-    'rlax_gae_lambda_returns': Adapter(rlax_gae_lambda_returns, raw=True),
-    'rlax_vtrace': Adapter(rlax_vtrace, raw=True),
     'skyrl_maxrl': Adapter(skyrl_maxrl, tolerance=group_tolerance),
     'tir_optimal_token_baseline': Adapter(tir_optimal_token_baseline),
     'verl_gdpo': Adapter(

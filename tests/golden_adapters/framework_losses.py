@@ -1,4 +1,4 @@
-"""The policy losses of Tunix, OpenRLHF, prime-rl and slime; rlax's oracles."""
+"""The policy losses of Tunix, OpenRLHF, prime-rl and slime."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 from policyopt import losses, ops
 from policyopt.losses import surrogate
-from tests.golden_adapters.common import COUNT_EPS, Adapter, array
+from tests.golden_adapters.common import COUNT_EPS, Adapter, array, compiled
 from tests.golden_adapters.surrogates import FREE, apply, padded
 
 
@@ -176,12 +176,7 @@ def _ipo(threshold, penalty):
   return surrogate.surrogate(objective, reader='ipo')
 
 
-def prime_rl_losses(case):
-  params = case['params']
-  inputs = {k: array(v) for k, v in case['inputs'].items()}
-  length = len(inputs['loss_mask'])
-  inputs = {k: jnp.asarray(np.pad(x, (0, -length % 16)))[None]
-            for k, x in inputs.items()}
+def _prime_rl(inputs, params):
   mask = inputs['loss_mask']
   if params['loss'] == 'ipo':
     loss = _ipo(params['ipo_threshold'], params['kl_tau'])
@@ -194,10 +189,20 @@ def prime_rl_losses(case):
       params['adv_tau'] * inputs['advantages'], mask, mask)
   masked = sum(reported[f'clip_fraction/{sign}'][0]
                for sign in ('positive', 'negative'))
-  out = {'loss_sum': total, 'grad_trainer_logprobs': gradient[0]}
-  if (array(case['inputs']['advantages']) != 0).all():  # A float32 there.
-    out['metrics/is_masked'] = np.float64(
-        np.float32(masked) / np.float32(max(1, mask.sum())))
+  return {
+      'loss_sum': total, 'grad_trainer_logprobs': gradient[0],
+      # A float32 there.
+      'metrics/is_masked': jnp.float32(masked) / jnp.float32(
+          jnp.maximum(1, mask.sum()))}
+
+
+def prime_rl_losses(case):
+  inputs = {k: array(v) for k, v in case['inputs'].items()}
+  out = compiled(_prime_rl)(
+      {k: np.pad(x, (0, -len(x) % 16))[None] for k, x in inputs.items()},
+      case['params'])
+  if (inputs['advantages'] == 0).any():
+    del out['metrics/is_masked']
   return out, None
 
 
@@ -205,17 +210,22 @@ def prime_rl_losses(case):
 
 
 def slime_losses(case):
-  params = case['params']
   inputs = {name: [array(row) for row in rows]
             for name, rows in case['inputs'].items()}
-  width = max(map(len, inputs['loss_masks']))
-  width += -width % 8
-  real = jnp.asarray(np.stack([
-      np.arange(width) < len(row) for row in inputs['loss_masks']]))
-  x = {name: jnp.asarray(np.stack([
-      np.pad(row, (0, width - len(row))) for row in rows]))
-       for name, rows in inputs.items()}
-  advantages = x['advantages']
+  lengths = [len(row) for row in inputs['loss_masks']]
+  rows, width = (size + -size % 8 for size in (len(lengths), max(lengths)))
+  real = np.zeros((rows, width), bool)
+  for row, length in enumerate(lengths):
+    real[row, :length] = True
+  x = {name: np.zeros((rows, width)) for name in inputs}
+  for name, values in inputs.items():
+    x[name][real] = np.concatenate(values)
+  out = compiled(_slime)(x | {'real': real}, case['params'])
+  return {name: value[real] for name, value in out.items()}, None
+
+
+def _slime(x, params):
+  advantages, real = x['advantages'], x['real']
   # Losses are of every token; only means of rows heed the mask.
   log_ratio = ops.log_ratio(
       x['log_probs'], x['old_log_probs'], real, limit=None)
@@ -223,7 +233,7 @@ def slime_losses(case):
       ops.masked_mean(log_ratio, x['loss_masks'], axis=1)[:, None], real.shape)
   ratio = jnp.exp(log_ratio)
   ppo, gspo, cispo = (params[name] for name in ('ppo', 'gspo', 'cispo'))
-  out = {
+  return {
       'ppo_token_loss': -ops.clipped_objective(
           ratio, advantages, ppo['eps'], ppo['eps_high'],
           dual_clip=ppo.get('c')),
@@ -236,45 +246,6 @@ def slime_losses(case):
       'opsm_keep': 1. * ops.off_policy_sequence_mask(
           advantages, log_ratio, x['loss_masks'], params['opsm_delta']),
   }
-  return {name: value[np.asarray(real)] for name, value in out.items()}, None
-
-
-# rlax.
-
-
-def rlax_clipped_surrogate(case):
-  params = case['params']
-  ratio, advantages = (
-      jnp.asarray(array(case['inputs'][k])) for k in ('prob_ratios_t', 'adv_t'))
-
-  def loss(ratio):
-    return -jnp.mean(ops.clipped_objective(
-        ratio, advantages, params['epsilon'], params['epsilon']))
-
-  value, gradient = jax.value_and_grad(loss)(ratio)
-  return {'loss': value, 'grad_prob_ratios': gradient}, None
-
-
-def rlax_categorical(case):
-  inputs = {k: jnp.asarray(array(v)) for k, v in case['inputs'].items()}
-  p, q, action = inputs['p_logits'], inputs['q_logits'], inputs['a_t']
-  own = jnp.arange(len(p)), action.astype(int)
-  log_p, log_q = (jax.nn.log_softmax(x)[own] for x in (p, q))
-  there = jnp.ones(len(p), bool)
-  return {
-      'kl': ops.categorical_kl(p, q),
-      'entropy_loss': -jnp.mean(inputs['w_t'] * ops.entropy_from_logits(p)),
-      'is_ratio': jnp.exp(ops.log_ratio(log_p, log_q, there, limit=None)),
-  }, None
-
-
-def rlax_vmpo_weights(case):
-  params = case['params']
-  advantages = jnp.asarray(array(case['inputs']['advantages']))
-  weights, loss = ops.vmpo_weights(
-      advantages, jnp.ones(advantages.shape, bool), params['temperature'],
-      params['epsilon'], top_fraction=params['top_k_fraction'])
-  return {'weights': weights, 'temperature_loss': loss}, None
 
 
 def _tunix_tolerance(case):
@@ -294,7 +265,4 @@ ADAPTERS = {
         tolerance=_tunix_tolerance),
     'tunix_ppo_loss': Adapter(
         padded(tunix_ppo_loss, 'completion_mask'), raw=True),
-    'rlax_categorical': Adapter(rlax_categorical, raw=True),
-    'rlax_clipped_surrogate': Adapter(rlax_clipped_surrogate, raw=True),
-    'rlax_vmpo_weights': Adapter(rlax_vmpo_weights, raw=True),
 }

@@ -13,11 +13,9 @@ from tests.golden_adapters.common import (
     TOLERANCE,
     Adapter,
     array,
+    compiled,
+    whole,
 )
-
-# One small program per case, compiled once.
-_jit = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def _group_average(inputs, params):
@@ -102,16 +100,15 @@ _HAPO = {
 
 
 def hapo(case):
-  inputs = {name: array(x) for name, x in case['inputs'].items()}
-  run = functools.partial(_HAPO[case['kind']], params=case['params'])
-  return _jit(run)(inputs), None
+  return whole(_HAPO[case['kind']])(case), None
 
 
 _CAPO = ('hidden', 'topk_probs', 'onehot', 'advantages', 'mask', 'topk_ids')
 
 
-def _capo_step(x, moments, params):
+def _capo_step(inputs, params):
   """(outputs of one step, moments after it); moments is None for SGD."""
+  x, moments = inputs['step'], inputs['moments']
   ids = x['topk_ids'].astype(jnp.int32)
   # The chosen token by its id; none of the candidates is -1.
   tokens = jnp.where(
@@ -156,9 +153,11 @@ def capo(case):
     moments = jax.tree.map(
         lambda x: x.astype(float) if x.ndim else x,
         ops.empty_moments(inputs['vocab'], width))
-  run, outputs = _jit(functools.partial(_capo_step, params=params)), {}
+  outputs = {}
   for i, step in enumerate(history):
-    got, moments = run({name: array(step[name]) for name in _CAPO}, moments)
+    step_inputs = {name: array(step[name]) for name in _CAPO}
+    got, moments = compiled(_capo_step)(
+        {'step': step_inputs, 'moments': moments}, params)
     outputs |= {f'history/{i}/{name}': x for name, x in got.items()}
     if moments is not None:
       outputs |= _capo_moments(
@@ -176,24 +175,24 @@ def _has_equal_rows(case):
              for rows in (hidden, *windows) if len(rows) > 1)
 
 
-def _rank(case):
-  params = case['params']
+def _ranks(inputs, params):
   sizes = {'stride': params['stride'], 'last': params['max_seq_len']}
+  hidden = inputs['hidden'][None]
+  mask = jnp.ones(hidden.shape[:2], bool)
+  kept, length = ops.chosen_first(hidden, mask, sizes['last'])
+  windows, _ = ops.prefix_ranks(kept, length, stride=sizes['stride'])
+  steps = ops.rank_steps(windows)[0]
+  # The release takes ER, but not the windows, of all tokens.
+  dynamics = ops.rank_dynamics(hidden, mask, **sizes, rank_of_all=True)
+  return {
+      'ER': dynamics.rank[0], 'prefix_ER': windows[0], 'first_diffs': steps,
+      'second_diffs': steps[1:] - steps[:-1],
+      'ERV_mean_first_diff': dynamics.velocity[0],
+      'ERA_mean_second_diff': dynamics.acceleration[0]}
 
-  def run(hidden):
-    mask = jnp.ones(hidden.shape[:2], bool)
-    kept, length = ops.chosen_first(hidden, mask, sizes['last'])
-    windows, _ = ops.prefix_ranks(kept, length, stride=sizes['stride'])
-    steps = ops.rank_steps(windows)[0]
-    # The release takes ER, but not the windows, of all tokens.
-    dynamics = ops.rank_dynamics(hidden, mask, **sizes, rank_of_all=True)
-    return {
-        'ER': dynamics.rank[0], 'prefix_ER': windows[0], 'first_diffs': steps,
-        'second_diffs': steps[1:] - steps[:-1],
-        'ERV_mean_first_diff': dynamics.velocity[0],
-        'ERA_mean_second_diff': dynamics.acceleration[0]}
 
-  outputs = _jit(run)(jnp.asarray(array(case['inputs']['hidden']))[None])
+def _rank(case):
+  outputs = whole(_ranks)(case)
   if _has_equal_rows(case):  # Its differences are nothing but rounding.
     outputs = {name: outputs[name] for name in ('ER', 'prefix_ER')}
   return outputs
@@ -202,7 +201,8 @@ def _rank(case):
 _MIXES = {'PlanB': 'tendency', 'FixTwo': 'even', 'FixOne': 'sum'}
 
 
-def _controller_step(x, baseline, params):
+def _controller_step(inputs, params):
+  x, baseline = inputs['step'], inputs['baseline']
   indicators, scores = x['indicators[ERA,ERV,ER]'], x['scores']
   batch_mean = jnp.mean(indicators, axis=0)
   mean, ready = ops.current_mean(baseline, batch_mean, start='zero')
@@ -232,10 +232,11 @@ _STEP = ('indicators[ERA,ERV,ER]', 'scores', 'group', 'lengths',
 
 
 def _controller(case):
-  run = _jit(functools.partial(_controller_step, params=case['params']))
   baseline, outputs = ops.empty_baseline(), {}
   for i, step in enumerate(case['outputs']['history']):
-    got, baseline = run({name: array(step[name]) for name in _STEP}, baseline)
+    step = {name: array(step[name]) for name in _STEP}
+    got, baseline = compiled(_controller_step)(
+        {'step': step, 'baseline': baseline}, case['params'])
     outputs |= {f'history/{i}/{name}': x for name, x in got.items()}
   return outputs
 

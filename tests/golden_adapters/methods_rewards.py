@@ -12,13 +12,17 @@ from policyopt.methods.advantages.bnpo import normalize_by_beta
 from policyopt.methods.advantages.dvao import combine_channels
 from policyopt.methods.advantages.ngrpo import standardize_with_virtual
 from policyopt.types import PolicyOutput, Rollout
-from tests.golden_adapters.common import Adapter, array, consecutive
+from tests.golden_adapters.common import (
+    Adapter,
+    array,
+    compiled,
+    consecutive,
+    pad_rows,
+    up,
+    whole,
+)
 
 ROWS, COLUMNS = 64, 8
-
-
-def _up(size, step):
-  return -(-size // step) * step
 
 
 def _rollout(case, channels=None):
@@ -31,7 +35,7 @@ def _rollout(case, channels=None):
     channels = {'reward': array(inputs['rewards'])}
   group = np.unique(inputs['group'], return_inverse=True)[1].reshape(-1)
   mask = array(inputs.get('mask', [[1.]] * len(group)))
-  rows, columns = _up(len(group), ROWS), _up(mask.shape[1], COLUMNS)
+  rows, columns = up(len(group), ROWS), up(mask.shape[1], COLUMNS)
 
   def place(values):
     placed = np.zeros((rows, columns))
@@ -47,31 +51,44 @@ def _rollout(case, channels=None):
       rewards={name: place(x) for name, x in channels.items()})
 
 
+def _compiled(run, case, channels=None, **params):
+  """`run` on the case as a rollout, with these params besides its own."""
+  rollout = _rollout(case, channels)
+  return compiled(run)({'rollout': rollout}, case['params'] | params)
+
+
 def _advantages(transform, rollout):
   x = sum(rollout.rewards.values())
   return transform.update(x, transform.init(), rollout)[0]
 
 
-def bnpo(case):
-  inputs, params = case['inputs'], case['params']
+def _bnpo(inputs, params):
+  rollout, decompose = inputs['rollout'], params['decompose']
   kw = dict(reward_min=params['min_value'], reward_max=params['max_value'],
             singleton='raw')
-  if 'reward_channels' in inputs:
-    rollout = _rollout(case, {
-        str(i): x for i, x in enumerate(array(inputs['reward_channels']))})
-    assert params.get('combine', '').startswith('mean')
-    return {'advantages': _advantages(
-        normalize_by_beta(decompose=True, **kw), rollout)}, None
-  rollout = _rollout(case)
-  outputs = {'advantages': _advantages(normalize_by_beta(**kw), rollout)}
+  outputs = {'advantages': _advantages(
+      normalize_by_beta(decompose=decompose, **kw), rollout)}
+  if decompose:
+    return outputs
   rewards = credit.row_success(rollout)
   rates, counted = ops.success_rates(rewards, rollout.group, **kw)
   fit = ops.fit_beta(rates, counted)
   ours = dict(p=rates, p_mean=fit.mean, p_var=fit.variance, a=fit.a, b=fit.b,
               alpha=fit.alpha, beta=fit.beta)
-  for name in case['outputs'].get('derived', {}):
-    outputs[f'derived/{name}'] = ours[name]
-  return outputs, None
+  return outputs | {f'derived/{name}': x for name, x in ours.items()}
+
+
+def bnpo(case):
+  channels = case['inputs'].get('reward_channels')
+  decompose = channels is not None
+  if decompose:
+    assert case['params'].get('combine', '').startswith('mean')
+    channels = {str(i): x for i, x in enumerate(array(channels))}
+  outputs = _compiled(_bnpo, case, channels, decompose=decompose)
+  there = {f'derived/{name}' for name in case['outputs'].get('derived', {})}
+  assert decompose or there <= outputs.keys()
+  return {name: outputs[name] for name in outputs.keys() & (
+      there | {'advantages'})}, None
 
 
 def _grpo(rewards, ids, eps):
@@ -81,8 +98,8 @@ def _grpo(rewards, ids, eps):
       alone, rewards, ops.group_standardize(rewards, ids, eps=eps))
 
 
-def _adora_text(case):
-  params, rollout = case['params'], _rollout(case)
+def _adora_text(inputs, params):
+  rollout = inputs['rollout']
   ids, rewards = rollout.group, credit.row_success(rollout)
   lengths = jnp.sum(rollout.mask, axis=1)
   correct = rewards > params['correct_score']
@@ -95,29 +112,37 @@ def _adora_text(case):
           'advantages': credit.spread_rows(weights * base, rollout)}, None
 
 
-def _adora_vision(case):
-  params = case['params']
-  rewards = array(case['inputs']['rewards'])
-  lengths = array(case['inputs']['lengths'])
-  shape, ids = rewards.shape, consecutive(rewards.size, rewards.shape[1])
-  rewards, lengths = (jnp.asarray(x.reshape(-1)) for x in (rewards, lengths))
+def _vision(inputs, params):
+  rewards, lengths, ids = (
+      inputs[name] for name in ('rewards', 'lengths', 'group'))
   correct = rewards > params['correct_threshold']
   longer = ops.longer_when_correct(
       lengths, correct, ~correct & (lengths < params['truncation_length']),
       ids, missing='vlm')
   weights = ops.gather(jnp.where(longer, 1., params['lamda']), ids)
   base = ops.group_standardize(rewards, ids, eps=1e-9)
-  return {'weights': weights.reshape(shape),
-          'group_norm_advantage': (weights * base).reshape(shape)}, None
+  return {'weights': weights, 'group_norm_advantage': weights * base}
+
+
+def _adora_vision(case):
+  rewards, lengths = (
+      array(case['inputs'][name]) for name in ('rewards', 'lengths'))
+  ids = np.asarray(consecutive(rewards.size, rewards.shape[1]))
+  outputs = compiled(_vision)(pad_rows(
+      {'rewards': rewards.reshape(-1), 'lengths': lengths.reshape(-1),
+       'group': ids}, rewards.size, ROWS), case['params'])
+  return {name: x[:rewards.size].reshape(rewards.shape)
+          for name, x in outputs.items()}, None
 
 
 def adora(case):
-  text = case['kind'] == 'verl_llm'
-  return _adora_text(case) if text else _adora_vision(case)
+  if case['kind'] == 'verl_llm':
+    return _compiled(_adora_text, case)
+  return _adora_vision(case)
 
 
-def agrae(case):
-  params, rollout = case['params'], _rollout(case)
+def _agrae(inputs, params):
+  rollout = inputs['rollout']
   base = credit.group_standardize(
       std='sample' if params['norm_by_std'] else 'none', eps=params['eps'],
       singleton='raw')
@@ -130,56 +155,60 @@ def agrae(case):
   plain = {} if params['grpo_weight'] == 2 else dict(focus='none', alpha=0.)
   outputs = {'advantages': after(
       **{'reading': 'release', 'alpha': params['alpha']} | plain)}
-  for name in case['outputs']:
-    if match := re.fullmatch(
-        r'paper_eq12_13_alpha([\d.]+)_per_sequence', name):
-      everywhere = rollout._replace(mask=jnp.ones_like(rollout.mask))
-      outputs[name] = after(everywhere, alpha=float(match[1]))[:, 0]
-  return outputs, None
+  everywhere = rollout._replace(mask=jnp.ones_like(rollout.mask))
+  return outputs | {
+      name: after(everywhere, alpha=alpha)[:, 0]
+      for name, alpha in params['papers'].items()}, None
 
 
-def _ngrpo_loss(case):
-  inputs, params = case['inputs'], case['params']
-  mask = jnp.asarray(array(inputs['mask']) > 0)
+def agrae(case):
+  matches = {name: re.fullmatch(
+      r'paper_eq12_13_alpha([\d.]+)_per_sequence', name)
+             for name in case['outputs']}
+  return _compiled(_agrae, case, papers={
+      name: float(match[1]) for name, match in matches.items() if match})
+
+
+def _ngrpo_loss(inputs, params):
+  mask = inputs['mask'] > 0
   rollout = Rollout(
       tokens=jnp.zeros(mask.shape, jnp.int32), mask=mask,
-      log_probs=jnp.asarray(array(inputs['old_log_prob'])),
+      log_probs=inputs['old_log_prob'],
       group=jnp.zeros(mask.shape[0], jnp.int32), rewards={})
   surrogate = losses.clipped_surrogate(
       params['eps_low'], params['eps_high'], dual_clip=params['dual_clip'])
   assert params['agg'] == 'token-mean over batch'
-  weights = ops.token_mean(array(inputs['mask']), mask)
+  weights = ops.token_mean(inputs['mask'], mask)
 
   def loss(log_probs):
     return surrogate.apply(
-        PolicyOutput(log_probs), array(inputs['advantages']), weights, rollout)
+        PolicyOutput(log_probs), inputs['advantages'], weights, rollout)
 
-  log_probs = jnp.asarray(array(inputs['log_prob']))
+  log_probs = inputs['log_prob']
   (value, metrics), gradient = jax.value_and_grad(
       loss, has_aux=True)(log_probs)
   clipped = sum(metrics[f'clip_fraction/{sign}'][0]
                 for sign in ('positive', 'negative'))
   k1 = ops.kl_estimate(rollout.log_probs, log_probs, value='k1')
   return {'loss': value, 'grad_log_prob': gradient,
-          'clipfrac': float(clipped) / float(jnp.sum(mask)),
+          'clipfrac': clipped.astype(float) / jnp.sum(mask),
           'ppo_kl': ops.masked_mean(k1, mask)}, None
+
+
+def _ngrpo_advantages(inputs, params):
+  return {'advantages': _advantages(standardize_with_virtual(
+      virtual=params['add_max_reward_num'], reward_max=params['max_reward'],
+      eps=params['epsilon'], singleton='raw'), inputs['rollout'])}, None
 
 
 def ngrpo(case):
   if case['kind'] == 'loss':
-    return _ngrpo_loss(case)
-  params = case['params']
-  return {'advantages': _advantages(standardize_with_virtual(
-      virtual=params['add_max_reward_num'], reward_max=params['max_reward'],
-      eps=params['epsilon'], singleton='raw'), _rollout(case))}, None
+    return whole(_ngrpo_loss)(case)
+  return _compiled(_ngrpo_advantages, case)
 
 
-def dvao(case):
-  params = case['params']
-  rewards = array(case['inputs']['rewards'])
-  channels = {f'{k:02}': x for k, x in enumerate(rewards)}
-  rollout = _rollout(case, channels)
-  kw = dict(std=params['std'], eps=params['eps'])
+def _dvao(inputs, params):
+  rollout, kw = inputs['rollout'], dict(std=params['std'], eps=params['eps'])
 
   def combined(combine):
     return _advantages(combine_channels(
@@ -191,8 +220,15 @@ def dvao(case):
       'reward_combination': combined('rewards'),
       'advantage_combination': combined('advantages'),
       'dynamic_weights_per_group': ops.spread_weights(
-          jnp.stack([credit.row_success(rollout, k) for k in channels]),
+          jnp.stack([
+              credit.row_success(rollout, k) for k in sorted(rollout.rewards)]),
           rollout.group, np.asarray(params['weights']), **kw)}, None
+
+
+def dvao(case):
+  rewards = array(case['inputs']['rewards'])
+  return _compiled(_dvao, case, {
+      f'{k:02}': x for k, x in enumerate(rewards)})
 
 
 ADAPTERS = {

@@ -15,7 +15,14 @@ from policyopt.methods.advantages.canon import (
     mean_reward,
 )
 from policyopt.types import PolicyOutput, Rollout
-from tests.golden_adapters.common import TOLERANCE, Adapter, array
+from tests.golden_adapters.common import (
+    TOLERANCE,
+    Adapter,
+    array,
+    compiled,
+    pad_columns,
+    pad_rows,
+)
 
 
 def _rollout(mask, group, rewards=None, log_probs=None, **extras):
@@ -107,52 +114,66 @@ def copo_tolerance(case):
   return 1e-5 if near else 1e-7 if (sizes == 1).any() else TOLERANCE
 
 
-def _canon_schedule(step, params):
+def _canon_schedule(inputs, params):
   """μ of both cosines, at a step."""
   kw = dict(total_steps=params.get('total', 150),
             warmup_steps=params.get('warmup', 30),
             cycles=params.get('cycles', 3))
-  return {first: cosine_restarts(first=first, **kw)(jnp.asarray(step))
+  return {first: cosine_restarts(first=first, **kw)(inputs['step'])
           for first in ('intra', 'inter')}
 
 
-def _canon_mu(rollout, params):
+def _canon_rollout(inputs):
+  return _rollout(
+      inputs['mask'], inputs['group'], inputs['rewards'],
+      entropy=inputs.get('entropy', 0 * inputs['mask']))
+
+
+def _mean_rewards(inputs, _):
+  rollout = _canon_rollout(inputs)
+  return [mean_reward(rollout.extras['token_rewards'], rollout, first=first)
+          for first in ('intra', 'inter')]
+
+
+def _canon_mu(inputs, params):
   if 'mu_value' in params:
     # The batch's mean reward or 1 minus it, whichever the case is about.
-    mus = [mean_reward(
-        rollout.extras['token_rewards'], rollout, first=first)
-           for first in ('intra', 'inter')]
-    return min(mus, key=lambda mu: abs(float(mu) - params['mu_value']))
+    mus = map(float, compiled(_mean_rewards)(inputs, {}))
+    return min(mus, key=lambda mu: abs(mu - params['mu_value']))
   if 'schedule' in params:
+    mus = compiled(_canon_schedule)({'step': params['step']}, params)
     reverse = params['schedule'].endswith('_r')
-    return _canon_schedule(
-        params['step'], params)['inter' if reverse else 'intra']
+    return float(mus['inter' if reverse else 'intra'])
   return params.get('mu', 1.)
+
+
+def _canon(inputs, params):
+  rollout = _canon_rollout(inputs)
+  if params['kind'] == 'dr_grpo':
+    advantages = ops.group_standardize(
+        inputs['rewards'], rollout.group, std='none', singleton='raw')[:, None]
+  else:
+    # Without any entropies the halves are those of the order of rows.
+    transform = compare_halves(
+        metric='length' if params['kind'] == 'length' else 'entropy',
+        mu=params['chosen_mu'], alpha=params.get('alpha', 1.),
+        offset=params.get('beta', 0.), singleton='raw')
+    advantages, _ = transform.update(
+        rollout.extras['token_rewards'], (), rollout)
+  return {'advantages': advantages * inputs['mask'] / params['max_length']
+          }, None
 
 
 def canon_case(case):
   kind, params = case['kind'], case['params']
   inputs = {name: array(x) for name, x in case['inputs'].items()}
   if kind == 'mu_schedule':
-    mus = _canon_schedule(int(inputs['step']), params)
+    mus = compiled(_canon_schedule)({'step': int(inputs['step'])}, params)
     return {'mu_cosine_first_intra_later_inter': mus['intra'],
             'mu_cosine_first_inter_later_intra': mus['inter']}, None
-  rollout = _rollout(
-      inputs['mask'], inputs['group'], inputs['rewards'],
-      entropy=inputs.get('entropy', 0 * inputs['mask']))
-  if kind == 'dr_grpo':
-    advantages = ops.group_standardize(
-        inputs['rewards'], rollout.group, std='none', singleton='raw')[:, None]
-  else:
-    # Without any entropies the halves are those of the order of rows.
-    transform = compare_halves(
-        metric='length' if kind == 'length' else 'entropy',
-        mu=_canon_mu(rollout, params), alpha=params.get('alpha', 1.),
-        offset=params.get('beta', 0.), singleton='raw')
-    advantages, _ = transform.update(
-        rollout.extras['token_rewards'], (), rollout)
-  return {'advantages': advantages * inputs['mask'] / params['max_length']
-          }, None
+  inputs = pad_rows(pad_columns(inputs), len(inputs['mask']))
+  return compiled(_canon)(inputs, params | {
+      'kind': kind, 'chosen_mu': _canon_mu(inputs, params)})
 
 
 def _base(rewards, group, params):
@@ -166,6 +187,7 @@ def _in_one_row(inputs, group):
   Before the prompt stands a first token, which nothing predicts.
   """
   width = 1 + inputs['prompt_mask'].shape[1] + inputs['mask'].shape[1]
+  width += -width % 16
   log_probs, mask = np.zeros((2, len(group), width))
   for row, prompt in enumerate(group):
     question = inputs['prompt_log_prob'][prompt][
@@ -178,14 +200,10 @@ def _in_one_row(inputs, group):
   return log_probs, mask
 
 
-def arm_case(case):
-  params = case['params']
-  inputs = {name: array(x) for name, x in case['inputs'].items()}
-  group = inputs['group'].astype(int)
-  log_probs, mask = _in_one_row(inputs, group)
+def _arm(inputs, params):
   rollout = _rollout(
-      mask, group, inputs['rewards'], log_probs=log_probs,
-      prompt_log_probs=log_probs)
+      inputs['mask'], inputs['group'], inputs['rewards'],
+      log_probs=inputs['log_probs'], prompt_log_probs=inputs['log_probs'])
   base = _base(inputs['rewards'], inputs['group'], params)
   kw = dict(low_fraction=params['low_fraction'])
   transform = favour_uncertain(alpha=params['alpha'], **kw)
@@ -196,12 +214,21 @@ def arm_case(case):
   wrote = jnp.any(rollout.mask, axis=1)
   advantage = jnp.where(
       wrote, jnp.take_along_axis(tokens, first[:, None], axis=1)[:, 0], base)
-  return {
-      'base_advantage': base, 'answer_confidence': answer,
-      'prompt_confidence': np.array([
-          asked_for[np.flatnonzero(group == prompt)[0]]
-          for prompt in range(len(inputs['prompt_mask']))]),
-      'advantage': advantage}, None
+  return {'base_advantage': base, 'answer_confidence': answer,
+          'asked_for': asked_for, 'advantage': advantage}
+
+
+def arm_case(case):
+  inputs = {name: array(x) for name, x in case['inputs'].items()}
+  group = inputs['group'].astype(int)
+  log_probs, mask = _in_one_row(inputs, group)
+  outputs = compiled(_arm)(pad_rows(
+      {'mask': mask, 'log_probs': log_probs, 'group': inputs['group'],
+       'rewards': inputs['rewards']}, len(group)), case['params'])
+  asked_for = outputs.pop('asked_for')
+  return outputs | {'prompt_confidence': np.array([
+      asked_for[np.flatnonzero(group == prompt)[0]]
+      for prompt in range(len(inputs['prompt_mask']))])}, None
 
 
 def ace_reference(inputs, params):
@@ -219,17 +246,33 @@ def ace_reference(inputs, params):
           'advantage': tokens[:, 0]}, None
 
 
+def _d3s_rows(inputs, _):
+  """(the chosen rows, the rank of each, the variance at each rank)."""
+  advantages, ids = inputs['advantages'], inputs['group']
+  count = jnp.full(len(ids), inputs['count'])
+  return (ops.max_variance_rows(advantages, ids, count),
+          ops.rank_in_group(advantages, ids),
+          ops.extreme_variances(advantages, ids, count))
+
+
+def _d3s_tokens(inputs, params):
+  scores = jnp.abs(inputs['advantages'])[:, None] * inputs['entropy']
+  return ops.top_fraction(
+      scores, (inputs['mask'] != 0) & inputs['chosen'][:, None],
+      params['K_percent'] / 100)
+
+
 def d3s_case(case):
   params, wanted = case['params'], case['outputs']
   inputs = {name: array(x) for name, x in case['inputs'].items()}
-  advantages, mask = inputs['advantages'], inputs['mask'] != 0
+  advantages = inputs['advantages']
   rows = len(advantages)
-  ids, count = jnp.zeros(rows, jnp.int32), jnp.full(rows, params['N'])
-  chosen = np.asarray(ops.max_variance_rows(advantages, ids, count))
+  inputs = pad_rows(inputs | {'group': np.zeros(rows, np.int32)}, rows)
+  chosen, rank, scan = (
+      np.asarray(x)[:rows] for x in compiled(_d3s_rows)(
+          inputs | {'count': params['N']}, {}))
   assert chosen.sum() == params['N']
-  rank = np.asarray(ops.rank_in_group(advantages, ids))
-  scan = np.asarray(
-      ops.extreme_variances(advantages, ids, count))[np.argsort(rank)]
+  scan = scan[np.argsort(rank)]
   # All the largest are all the smallest too, when all rows are taken.
   scan = np.append(scan, scan[0])[:params['N'] + 1]
   outputs = {
@@ -244,9 +287,9 @@ def d3s_case(case):
   else:  # Subsets that vary alike: their tokens are compared, given the rows.
     chosen = np.isin(
         np.arange(rows), array(wanted['selected_first_argmax']).astype(int))
-  outputs['token_keep_mask'] = ops.top_fraction(
-      np.abs(advantages)[:, None] * inputs['entropy'],
-      mask & chosen[:, None], params['K_percent'] / 100)
+  chosen = np.pad(chosen, (0, len(inputs['mask']) - rows))
+  outputs['token_keep_mask'] = compiled(_d3s_tokens)(
+      inputs | {'chosen': chosen}, params)
   return outputs, None
 
 

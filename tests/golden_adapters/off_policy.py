@@ -9,30 +9,20 @@ import numpy as np
 from policyopt import losses, ops
 from policyopt.types import PolicyOutput, Rollout
 from tests.golden_adapters.baselines import _weights
-from tests.golden_adapters.common import COUNT_EPS, Adapter, array
-
-# Arrays grow to multiples of these, so that few shapes are compiled.
-_ROWS, _COLUMNS = 8, 16
+from tests.golden_adapters.common import COUNT_EPS, Adapter, array, compiled
 
 
-def _padded(case):
-  """(the inputs of a case with padding, its rows, its columns)."""
-  inputs = {k: array(v) for k, v in case['inputs'].items() if v is not None}
-  rows, columns = next(iter(inputs.values())).shape
-  pads = ((0, -rows % _ROWS), (0, -columns % _COLUMNS))
-  return {k: np.pad(x, pads) for k, x in inputs.items()}, rows, columns
+def _padded(run):
+  """A raw adapter: `run(inputs, params)`, compiled for a few shapes."""
+  def adapt(case):
+    inputs = {k: array(v) for k, v in case['inputs'].items() if v is not None}
+    rows, width = next(iter(inputs.values())).shape
+    pads = ((0, -rows % 16), (0, -width % 16))
+    return compiled(run)(
+        {k: np.pad(x, pads) for k, x in inputs.items()},
+        case['params'] | {'rows': rows, 'width': width})
 
-
-def _expect(case, name, value):
-  """Compares a metric that has a '/' in its name."""
-  np.testing.assert_allclose(
-      value, array(case['outputs']['metrics'][name]), rtol=1e-9, atol=1e-12,
-      err_msg=name)
-
-
-def _rounded(value):
-  """As float32 has it: where verl counts in that."""
-  return np.float64(np.float32(value))
+  return adapt
 
 
 def _weight_kw(params):
@@ -72,21 +62,20 @@ def _row_fraction(holds, mask):
   return ops.masked_mean(hit, jnp.any(mask != 0, axis=1))
 
 
-def tis_rollout_is_weights(case):
-  inputs, rows, columns = _padded(case)
+def _row_share(lost, params):
+  """Of all rows of the case, in float32, where verl counts in that."""
+  return jnp.float32(jnp.sum(jnp.any(lost, axis=1)) / params['rows'])
+
+
+def _tis(inputs, params):
   x, mask = inputs['log_ratio'], inputs['response_mask']
-  kw = _weight_kw(case['params'])
+  kw = _weight_kw(params)
   weights = ops.importance_weights(x, mask, **kw)
-  own = np.asarray(weights)[:rows, :columns]
-  if 'error' in case['outputs']:
-    # verl divides by zero where every weight is 0, which is what we compare.
-    case['outputs']['weights'] = np.zeros((rows, columns)).tolist()
-    return {'weights': own}, None
   free = ops.importance_weights(x, mask, **kw | dict(normalize=False))
-  raw = np.asarray(ops.importance_ratios(x, mask, level=kw['level']))
+  raw = ops.importance_ratios(x, mask, level=kw['level'])
   low, high = kw.get('floor', 1 / kw['cap']), kw['cap']
   outputs = {
-      'weights': own,
+      'weights': weights,
       'metrics/rollout_is_mean': _fraction(free, mask),
       'metrics/rollout_is_eff_sample_size': ops.effective_sample_size(
           free, mask, count_eps=COUNT_EPS, mean_eps=1e-8)}
@@ -100,28 +89,37 @@ def tis_rollout_is_weights(case):
   return outputs, None
 
 
-def rollout_rejection_mask(case):
-  inputs, rows, columns = _padded(case)
+def tis_rollout_is_weights(case):
+  outputs, mask = _padded(_tis)(case)
+  if 'error' in case['outputs']:
+    # verl divides by zero where every weight is 0, which is what we compare.
+    zeros = np.zeros(np.shape(case['inputs']['log_ratio']))
+    case['outputs']['weights'] = zeros.tolist()
+    outputs = {'weights': outputs['weights']}
+  return outputs, mask
+
+
+def rollout_rejection_mask(inputs, params):
   x, mask = inputs['log_ratio'], inputs['response_mask']
   kept, outputs = mask != 0, {}
-  for option, kw in _rejections(case['params']):
+  for option, kw in _rejections(params):
     own = ops.rejection_mask(x, mask, **kw)
     value = ops.mismatch_statistic(x, mask, **{
         k: kw[k] for k in ('statistic', 'level', 'count_eps')})
     name = f'metrics/rollout_rs_{option}'
-    inside = np.asarray(value)[mask != 0]
     kept = kept & own
     outputs |= {
         f'{name}_masked_fraction': _fraction(~own, mask),
         f'{name}_seq_masked_fraction': _row_fraction(~own, mask),
         f'{name}_mean': _fraction(value, mask),
-        f'{name}_max': inside.max(), f'{name}_min': inside.min()}
-  lost = np.asarray(jnp.any(~kept & (mask != 0), axis=1))[:rows]
+        f'{name}_max': jnp.max(jnp.where(mask != 0, value, -jnp.inf)),
+        f'{name}_min': jnp.min(jnp.where(mask != 0, value, jnp.inf))}
   return outputs | {
-      'modified_response_mask': np.asarray(kept)[:rows, :columns] * 1.,
+      'modified_response_mask': kept * 1.,
       'metrics/rollout_rs_masked_fraction': _fraction(~kept, mask),
       # Rows without a token count there.
-      'metrics/rollout_rs_seq_masked_fraction': _rounded(lost.mean()),
+      'metrics/rollout_rs_seq_masked_fraction': _row_share(
+          ~kept & (mask != 0), params),
   }, None
 
 
@@ -146,7 +144,7 @@ def offpolicy_metrics(case):
           for name, value in ours.items()}, None
 
 
-def _reinforce(case, inputs, weights, loss=None):
+def _reinforce(inputs, weights, loss=None):
   """The loss of one of our losses and its gradient by the log-probs."""
   mask, sampled = (jnp.asarray(inputs[name]) for name in (
       'response_mask', 'rollout_log_prob'))
@@ -160,29 +158,25 @@ def _reinforce(case, inputs, weights, loss=None):
         PolicyOutput(log_probs), inputs['advantages'], weights, rollout)[0]
 
   value, gradient = jax.value_and_grad(apply)(jnp.asarray(inputs['log_prob']))
-  own = tuple(map(slice, array(case['inputs']['log_prob']).shape))
-  return {'loss': value, 'grad_log_prob': gradient[own]}, None
+  return {'loss': value, 'grad_log_prob': gradient}
 
 
-def _drift(case, inputs, mask):
+def _drift(inputs, mask):
   """verl's own k1 of the two policies, over what is kept."""
-  k1 = ops.off_policy_metrics(
+  return {'metrics/actor/ppo_kl': ops.off_policy_metrics(
       inputs['log_prob'], inputs['rollout_log_prob'], mask,
-      count_eps=COUNT_EPS)['k1']
-  _expect(case, 'actor/ppo_kl', k1)
+      count_eps=COUNT_EPS)['k1']}
 
 
-def reinforce_is_loss(case):
-  inputs, *_ = _padded(case)
+def reinforce_is_loss(inputs, params):
   mask = inputs['response_mask']
-  _drift(case, inputs, mask)
-  mode = _weights(mask, case['params']['loss_agg_mode'], case['params'])
-  return _reinforce(case, inputs, inputs.get('rollout_is_weights', 1.) * mode)
+  weights = _weights(mask, params['loss_agg_mode'], params)
+  weights = inputs.get('rollout_is_weights', 1.) * weights
+  return _drift(inputs, mask) | _reinforce(inputs, weights), None
 
 
-def bypass_mode_loss(case):
-  inputs, rows, _ = _padded(case)
-  params, mask = case['params'], inputs['response_mask']
+def bypass_mode_loss(inputs, params):
+  mask, outputs = inputs['response_mask'], {}
   x = inputs['log_prob'] - inputs['rollout_log_prob']
   clip, kept = params.get('loss_type', 'ppo_clip') == 'ppo_clip', mask != 0
   corrections, loss = 1., None
@@ -196,21 +190,22 @@ def bypass_mode_loss(case):
   elif params.get('rollout_is'):
     corrections = ops.importance_weights(x, mask, **_weight_kw(params))
   if params.get('rollout_rs'):
-    prefix = 'rollout_corr/rollout_rs_'
+    prefix = 'metrics/rollout_corr/rollout_rs_'
     for option, kw in _rejections(params):
       own = ops.rejection_mask(x, mask, **kw)
       kept = kept & own
-      _expect(case, f'{prefix}{option}_masked_fraction', _fraction(~own, mask))
-      _expect(case, f'{prefix}{option}_seq_masked_fraction',
-              _row_fraction(~own, mask))
-    lost = np.asarray(jnp.any(~kept & (mask != 0), axis=1))[:rows]
-    _expect(case, f'{prefix}masked_fraction', _fraction(~kept, mask))
-    _expect(case, f'{prefix}seq_masked_fraction', _rounded(lost.mean()))
+      outputs |= {
+          f'{prefix}{option}_masked_fraction': _fraction(~own, mask),
+          f'{prefix}{option}_seq_masked_fraction': _row_fraction(~own, mask)}
+    outputs |= {
+        f'{prefix}masked_fraction': _fraction(~kept, mask),
+        f'{prefix}seq_masked_fraction': _row_share(
+            ~kept & (mask != 0), params)}
   if not clip:
-    _drift(case, inputs, kept)
+    outputs |= _drift(inputs, kept)
   # What is rejected leaves the means, as with our aggregators.
   mode = _weights(kept * 1., params['loss_agg_mode'], params)
-  return _reinforce(case, inputs, corrections * mode, loss)
+  return outputs | _reinforce(inputs, corrections * mode, loss), None
 
 
 def trl_off_policy_sequence_mask(inputs, params):
@@ -222,18 +217,27 @@ def trl_off_policy_sequence_mask(inputs, params):
       params['off_policy_threshold']) * 1.}, None
 
 
-def tunix_kl(case):
+def _tunix_kl(inputs, params):
+  del params
   # Rounded on entry, as there; we go on in float64.
   ours, ref = (
-      np.float64(np.float32(array(case['inputs'][name])))
+      jnp.float64(jnp.float32(inputs[name]))
       for name in ('per_token_logps', 'ref_per_token_logps'))
   kl = functools.partial(ops.kl_estimate, ours, ref, **ops.KL_LIMITS['tunix'])
-  for name, limit in (('low_var_kl', None), ('low_var_kl_clamp10', 10.)):
+  return {'kl': kl(value='k1'), 'mse_kl': kl(value='k2'),
+          'low_var_kl': kl(value='k3', output_limit=None),
+          'low_var_kl_clamp10': kl(value='k3', output_limit=10.)}
+
+
+def tunix_kl(case):
+  outputs = _padded(_tunix_kl)(case)
+  for name in ('low_var_kl', 'low_var_kl_clamp10'):
+    expected, ours = array(case['outputs'][name]), outputs.pop(name)
     # exp(d) − d − 1 in float32 has lost all digits where d is small.
     np.testing.assert_allclose(
-        kl(value='k3', output_limit=limit), array(case['outputs'][name]),
+        ours[tuple(map(slice, expected.shape))], expected,
         rtol=1e-6, atol=3e-7, err_msg=name)
-  return {'kl': kl(value='k1'), 'mse_kl': kl(value='k2')}, None
+  return outputs, None
 
 
 def _tunix_weights(mask, params, packed, width, height, **known):
@@ -257,33 +261,35 @@ def _tunix_weights(mask, params, packed, width, height, **known):
   return ops.token_mean(mask, mask, tokens=known.get('rows', norm))
 
 
-def _tunix_terms(case, **known):
-  inputs, rows, width = _padded(case)
+def _tunix_terms(inputs, params):
+  """The terms of the loss, and those that are not divided by the rows."""
   mask, packed = inputs['completion_mask'], inputs.get('segment_ids')
   if packed is not None:
     # 0 is padding there; here it is the first sequence.
     packed = jnp.asarray(packed, jnp.int32) - 1
-  weights = _tunix_weights(
-      mask, case['params'], packed, width, rows, **known)
-  return weights * ops.fill(inputs['per_token_loss'], mask)
+  loss = ops.fill(inputs['per_token_loss'], mask)
+  return [loss * _tunix_weights(
+      mask, params, packed, params['width'], params['rows'], **known)
+          for known in ({}, {'rows': 1.})]
 
 
 def tunix_agg_loss_modes(case):
-  return {'loss': jnp.sum(_tunix_terms(case)),
-          'unreduced_sum': jnp.sum(_tunix_terms(case, rows=1.))}, None
+  terms, unreduced = _padded(_tunix_terms)(case)
+  return {'loss': np.sum(terms), 'unreduced_sum': np.sum(unreduced)}, None
 
 
 def _float32_sum(case):
   """Tunix adds in float32: the error is relative to the sum of |terms|."""
-  terms = np.asarray(_tunix_terms(case))
+  terms = np.asarray(_padded(_tunix_terms)(case)[0])
   return 1e-6 * max(1., np.abs(terms).sum() / max(abs(terms.sum()), 1e-30))
 
 
 ADAPTERS = {
-    'bypass_mode_loss': Adapter(bypass_mode_loss, raw=True),
+    'bypass_mode_loss': Adapter(_padded(bypass_mode_loss), raw=True),
     'offpolicy_metrics': Adapter(offpolicy_metrics, raw=True),
-    'reinforce_is_loss': Adapter(reinforce_is_loss, raw=True),
-    'rollout_rejection_mask': Adapter(rollout_rejection_mask, raw=True),
+    'reinforce_is_loss': Adapter(_padded(reinforce_is_loss), raw=True),
+    'rollout_rejection_mask': Adapter(
+        _padded(rollout_rejection_mask), raw=True),
     'tis_rollout_is_weights': Adapter(tis_rollout_is_weights, raw=True),
     'trl_off_policy_sequence_mask': Adapter(trl_off_policy_sequence_mask),
     'tunix_agg_loss_modes': Adapter(

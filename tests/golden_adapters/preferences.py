@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt import ops
-from tests.golden_adapters.common import Adapter, array
+from tests.golden_adapters.common import Adapter, array, compiled
 
 
 def _mean_and_gradients(losses, count, *logps):
@@ -64,11 +64,10 @@ def _dpo(kind, average=False, smoothed=False, adjust=None):
 _DIVERGENCES = {'js_divergence': 'js', 'alpha_divergence': 'alpha'}
 
 
-def dpo_f_divergence(case):
-  params = case['params']
-  single = params['dtype'] == 'torch.float32'
+def dpo_f_divergence(inputs, params):
+  where, single = _pairs(inputs, params), params['dtype'] == 'torch.float32'
   dtype = np.float32 if single else np.float64
-  inputs = {k: array(v).astype(dtype) for k, v in case['inputs'].items()}
+  inputs = {k: x.astype(dtype) for k, x in inputs.items()}
   name, kind = params['f_divergence'], params['loss_type']
   smoothed = kind in ('exo_pair', 'robust')
 
@@ -80,10 +79,10 @@ def dpo_f_divergence(case):
         divergence=_DIVERGENCES.get(name, name),
         alpha=params['alpha'],
         # Theirs stops at 80 for alpha, and nowhere else.
-        exponent_limit=80. if single else 700.)
+        exponent_limit=80. if single else 700., where=where)
 
   loss, per_pair, (chosen, rejected) = _mean_and_gradients(
-      losses, len(inputs['chosen_logps']), inputs['chosen_logps'],
+      losses, params['width'], inputs['chosen_logps'],
       inputs['rejected_logps'])
   return {'loss': loss, 'per_sequence_loss': per_pair,
           'grad_chosen_logps': chosen, 'grad_rejected_logps': rejected}, None
@@ -152,6 +151,17 @@ def orpo(inputs, params):
           'grad_chosen': gradients[0], 'grad_rejected': gradients[1]}, None
 
 
+def _kto(inputs, params):
+  place = jnp.arange(len(inputs['logps']))
+  return _mean_and_gradients(
+      lambda logps: ops.kto_row_losses(
+          logps - inputs['ref'], place < inputs['desirable'], inputs['kl'],
+          kind=params['loss_type'], beta=params['beta'],
+          desirable_weight=params['desirable_weight'],
+          undesirable_weight=params['undesirable_weight'],
+          where=place < params['width']), params['width'], inputs['logps'])
+
+
 def kto(case):
   """Desirable rows come first; either side may be empty."""
   inputs, params = case['inputs'], case['params']
@@ -164,14 +174,9 @@ def kto(case):
             for side in ('chosen', 'rejected')]
     return np.pad(np.concatenate(both), (0, size - count))
 
-  place = np.arange(size)
-  loss, per_row, (gradient,) = _mean_and_gradients(
-      lambda logps: ops.kto_row_losses(
-          logps - rows('ref_'), place < sizes[0], inputs['kl'],
-          kind=params['loss_type'], beta=params['beta'],
-          desirable_weight=params['desirable_weight'],
-          undesirable_weight=params['undesirable_weight'],
-          where=place < count), count, rows(''))
+  loss, per_row, (gradient,) = compiled(_kto)(
+      {'logps': rows(''), 'ref': rows('ref_'), 'desirable': sizes[0],
+       'kl': array(inputs['kl'])}, params | {'width': count})
   outputs = {'loss': loss, 'losses': per_row}
   # An empty side has no gradient there.
   if sizes[0]:
@@ -212,7 +217,7 @@ ADAPTERS = {
         _dpo('exo_pair', smoothed=True, adjust=_single_precision_logarithms),
         tolerance=1e-6),
     'dpo_f_divergence': Adapter(
-        dpo_f_divergence, raw=True, tolerance=_f_tolerance),
+        dpo_f_divergence, tolerance=_f_tolerance),
     'dpo_hinge': Adapter(_dpo('hinge')),
     'dpo_ipo': Adapter(_dpo('ipo', average=True)),
     'dpo_nca_pair': Adapter(_dpo('nca_pair')),

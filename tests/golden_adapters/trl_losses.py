@@ -117,25 +117,26 @@ def _trl_kl(params):
   return surrogate.surrogate(objective, reader='kl')
 
 
-def _quantile(values, q):
-  """torch.quantile of float32 values."""
-  values, rank = np.sort(values), np.float32(q) * np.float32(len(values) - 1)
-  below, weight = int(rank), np.float32(rank - int(rank))
-  low, high = values[below], values[min(below + 1, len(values) - 1)]
-  if weight < .5:
-    return low + weight * (high - low)
-  return high - (high - low) * (1 - weight)
+def _quantile(values, mask, q):
+  """torch.quantile of the float32 values inside the mask."""
+  count = jnp.sum(mask)
+  values = jnp.sort(jnp.where(mask, jnp.float32(values), jnp.inf), axis=None)
+  rank = jnp.float32(q) * jnp.float32(count - 1)
+  below = jnp.maximum(jnp.floor(rank).astype(int), 0)
+  weight = rank - jnp.float32(below)
+  low, high = values[below], values[jnp.clip(below + 1, 0, count - 1)]
+  return jnp.where(weight < .5, low + weight * (high - low),
+                   high - (high - low) * (1 - weight))
 
 
 def _entropy_kept(inputs, params):
   """Tokens whose entropy is in the top quantile, which is a float32 there."""
   mask = inputs['mask'] != 0
-  if params.get('top_q', 1.) >= 1 or not mask.any():
+  if params.get('top_q', 1.) >= 1:
     return mask
   entropy = inputs['entropies']
-  threshold = _quantile(
-      entropy[mask].astype(np.float32), 1 - params['top_q'])
-  return mask & (entropy >= np.float64(threshold))
+  threshold = _quantile(entropy, mask, 1 - params['top_q'])
+  return mask & (entropy >= jnp.float64(threshold))
 
 
 def _trl_clip_means(inputs, params):
@@ -151,8 +152,8 @@ def _trl_clip_means(inputs, params):
   if level == 'token':
     return {name: _mean(x, mask) for name, x in means.items()}
   # Means of float32 numbers there.
-  return {name: np.float64(np.float32(jnp.any(x, axis=1).sum()) / np.float32(
-      params['rows'])) for name, x in means.items()}
+  return {name: jnp.float32(jnp.any(x, axis=1).sum()) / jnp.float32(
+      params['rows']) for name, x in means.items()}
 
 
 def trl_grpo(inputs, params):
@@ -173,11 +174,12 @@ def trl_grpo(inputs, params):
             _trl_clip_means(inputs, params).items()}
   if loss_type == 'cispo' and importance is None and 'top_q' not in params:
     clipped, _ = reported['clip_fraction/positive']
-    out['metrics/cispo_clip_ratio'] = clipped / max(1, mask.sum())
+    out['metrics/cispo_clip_ratio'] = clipped / jnp.maximum(1, mask.sum())
   if loss_type == 'vespo':
     phi = _trl_phi(_log_ratio(inputs), inputs['advantages'][:, None], mask,
                    importance, params)
-    out['metrics/vespo/phi_seq_mean'] = phi[:params['rows']].mean()
+    own = jnp.arange(len(phi)) < params['rows']
+    out['metrics/vespo/phi_seq_mean'] = ops.masked_mean(phi[:, 0], own)
   if params.get('beta'):
     kl, kl_gradient, kl_reported = apply(
         _trl_kl(params), *args, weights,
@@ -208,9 +210,9 @@ def trl_gmpo(inputs, params):
   total, gradient, reported = apply(
       losses.gmpo_surrogate(low, high, **FREE), *args)
   # A row without a token is a response of ratio 1 there: −A, a constant.
-  empty = ~np.any(inputs['mask'] != 0, axis=1)
-  total = total - np.sum(inputs['advantages'][empty]) / params['rows']
-  count = max(1, inputs['mask'].sum())
+  empty = ~jnp.any(mask != 0, axis=1)
+  total = total - jnp.sum(inputs['advantages'] * empty) / params['rows']
+  count = jnp.maximum(1, mask.sum())
   sides = {name: reported[f'clip_fraction/{sign}'][0] / count for name, sign in
            (('low', 'negative'), ('high', 'positive'))}
   out = {f'metrics/clip_ratio/{name}_mean': x for name, x in sides.items()}

@@ -66,45 +66,47 @@ def make(seed=0, group=GROUP, mask=None, rewards=None):
     rewards = rng.normal(size=len(group)).astype(np.float32)
 
   def noise(scale):
-    return jnp.asarray(np.where(
-        mask, scale * rng.normal(size=shape), 0), jnp.float32)
+    return np.where(
+        mask, scale * rng.normal(size=shape), 0).astype(np.float32)
 
-  log_probs = -1 - jnp.abs(noise(1.)) * mask
+  log_probs = -1 - np.abs(noise(1.)) * mask
   top_probs, top_ids = _top_probs(rng, shape)
   before = np.cumsum(mask, 1) == 0
   before[:, 0] = False  # Nothing predicts the first token.
   rollout = types.Rollout(
-      tokens=jnp.asarray(rng.integers(0, VOCAB, shape), jnp.int32),
-      mask=jnp.asarray(mask),
-      log_probs=jnp.where(mask, log_probs, 0),
-      group=jnp.asarray(group, jnp.int32),
+      tokens=rng.integers(0, VOCAB, shape),
+      mask=mask,
+      log_probs=np.where(mask, log_probs, 0),
+      group=group.astype(np.int32),
       rewards={'accuracy': outcome(mask, rewards)},
       extras={
-          'ref_log_probs': jnp.where(mask, log_probs + noise(.3), 0),
-          'old_log_probs': jnp.where(mask, log_probs + noise(.01), 0),
+          'ref_log_probs': np.where(mask, log_probs + noise(.3), 0),
+          'old_log_probs': np.where(mask, log_probs + noise(.01), 0),
           'values': noise(1.),
-          'entropy': jnp.abs(noise(1.)),
+          'entropy': np.abs(noise(1.)),
           'policy_log_probs': log_probs,
-          'truncated': jnp.asarray(rng.random(len(group)) < .2),
-          'answer_id': jnp.asarray(rng.integers(-1, 3, len(group)), jnp.int32),
-          'greedy_reward': jnp.asarray(
-              rng.normal(size=len(group)), jnp.float32),
-          'prompt_log_probs': jnp.asarray(np.where(
-              before, -rng.exponential(size=shape), 0), jnp.float32),
-          'hidden_states': jnp.asarray(
-              mask[:, :, None] * rng.normal(size=(*shape, WIDTH)), jnp.float32),
-          'top_probs': jnp.asarray(mask[:, :, None] * top_probs, jnp.float32),
-          'top_ids': jnp.asarray(mask[:, :, None] * top_ids, jnp.int32),
-          'sum_squared_probs': jnp.asarray(
-              mask * np.square(top_probs).sum(-1), jnp.float32),
-          'progress': jnp.full(len(group), .25, jnp.float32),
-          'learning_rate': jnp.full(len(group), .01, jnp.float32),
+          'truncated': rng.random(len(group)) < .2,
+          'answer_id': rng.integers(-1, 3, len(group)),
+          'greedy_reward': rng.normal(size=len(group)),
+          'prompt_log_probs': np.where(
+              before, -rng.exponential(size=shape), 0),
+          'hidden_states': mask[:, :, None] * rng.normal(size=(*shape, WIDTH)),
+          'top_probs': mask[:, :, None] * top_probs,
+          'top_ids': mask[:, :, None] * top_ids,
+          'sum_squared_probs': mask * np.square(top_probs).sum(-1),
+          'progress': np.full(len(group), .25),
+          'learning_rate': np.full(len(group), .01),
       })
   policy = types.PolicyOutput(
       log_probs=rollout.log_probs + noise(.2),
-      entropy=jnp.abs(noise(1.)),
+      entropy=np.abs(noise(1.)),
       values=rollout.extras['values'] + noise(.2))
-  return rollout, policy
+  return jax.device_put(jax.tree.map(_as_on_device, (rollout, policy)))
+
+
+def _as_on_device(x):
+  kinds = {'f': np.float32, 'i': np.int32, 'b': np.bool_}
+  return np.asarray(x, kinds[x.dtype.kind])
 
 
 def insertions(mask, seed=0):
@@ -171,6 +173,11 @@ def loss_and_gradient(method, policy, advantages, weights, rollout):
 
 def run(method, rollout, policy, state=None):
   """Everything that one batch makes of a method, as a dict of arrays."""
+  return run_and_fill(method, rollout, policy, state)[0]
+
+
+def run_and_fill(method, rollout, policy, state=None):
+  """(what `run` returns, the rollout with what credit adds)."""
   state = initial_state(method) if state is None else state
   reported = credit_metrics(method, state, rollout)
   rollout, advantages, weights, state = assign(method, state, rollout)
@@ -179,4 +186,4 @@ def run(method, rollout, policy, state=None):
   return {
       'advantages': advantages, 'weights': weights, 'loss': loss,
       'metrics': metrics, 'reported': reported, 'gradient': gradient,
-      'state': state}
+      'state': state}, rollout

@@ -41,19 +41,33 @@ def _compiled(row):
 
   def run(rollout, policy):
     traces.append(1)
-    return rollouts.run(_method(row), rollout, policy)
+    return rollouts.run_and_fill(_method(row), rollout, policy)
 
   return _jit(run), traces
 
 
+@functools.cache
+def _usual(binary):
+  return rollouts.make(rewards=_random_rewards(binary))
+
+
+@functools.cache
+def _other(name, kw):
+  """Another method as a program, which several rows may be compared with."""
+  return _jit(functools.partial(rollouts.run, methods.build(name, dict(kw))))
+
+
 def _make(row, **kw):
-  kw.setdefault('rewards', _rewards(row))
-  rollout, policy = rollouts.make(**kw)
+  if kw:
+    kw.setdefault('rewards', _rewards(row))
+    rollout, policy = rollouts.make(**kw)
+  else:
+    rollout, policy = _usual(TABLE[row].get('rewards') == 'binary')
   return rollouts.keep_extras(rollout, rollouts.needs(_method(row))), policy
 
 
 def _run(row, rollout, policy):
-  return _compiled(row)[0](rollout, policy)
+  return _compiled(row)[0](rollout, policy)[0]
 
 
 def _close(actual, expected, atol=1e-6, drop=()):
@@ -69,12 +83,14 @@ def _rows(tree, rows):
       lambda x: x[rows] if jnp.ndim(x) else x, tree)
 
 
-def _rewards(row, seed=1):
+def _random_rewards(binary):
+  rewards = np.random.default_rng(1).normal(size=rollouts.ROWS)
+  return (rewards > 0 if binary else rewards).astype(np.float32)
+
+
+def _rewards(row):
   """Random rewards f32[B], right or wrong where the row says 'binary'."""
-  rewards = np.random.default_rng(seed).normal(size=rollouts.ROWS)
-  if TABLE[row].get('rewards') == 'binary':
-    rewards = rewards > 0
-  return rewards.astype(np.float32)
+  return _random_rewards(TABLE[row].get('rewards') == 'binary')
 
 
 @pytest.mark.slow
@@ -240,9 +256,8 @@ def test_extreme_ratios_stay_finite(row, move):
 def test_microbatches_sum_to_the_whole(row):
   method = _method(row)
   rollout, policy = _make(row)
-  whole = _run(row, rollout, policy)
-  filled, advantages, weights, _ = rollouts.assign(
-      method, rollouts.initial_state(method), rollout)
+  whole, filled = _compiled(row)[0](rollout, policy)
+  advantages, weights = whole['advantages'], whole['weights']
   part = _jit(functools.partial(rollouts.loss_and_gradient, method))
   # Between groups: losses may pair the rows of one.
   order = np.argsort(rollouts.GROUP, kind='stable')
@@ -318,14 +333,13 @@ def test_the_stated_reduction(row):
   reduction = TABLE[row].get('reduces_to')
   if reduction is None:
     return
-  rewards = _rewards(row)
-  rollout, policy = rollouts.make(rewards=rewards)
+  rollout, policy = _usual(TABLE[row].get('rewards') == 'binary')
   kw = TABLE[row]['kw'] | reduction['kw']
-  special = methods.build(TABLE[row]['name'], kw)
-  other = methods.build(reduction['to'], reduction.get('to_kw', {}))
   names = reduction.get('parts', ('advantages', 'weights', 'loss', 'gradient'))
-  ours, theirs = (rollouts.run(method, rollout, policy)
-                  for method in (special, other))
+  ours, theirs = (
+      _other(name, tuple(sorted(of.items())))(rollout, policy)
+      for name, of in ((TABLE[row]['name'], kw),
+                       (reduction['to'], reduction.get('to_kw', {}))))
   scale = reduction.get('scale', 1.)
   _close({name: ours[name] for name in names},
          jax.tree.map(lambda x: x * scale, {n: theirs[n] for n in names}))

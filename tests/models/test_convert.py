@@ -239,6 +239,7 @@ def test_shards_are_read_once_and_one_at_a_time(monkeypatch):
   assert sum(name == 'final_norm' for name, _ in asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_the_host_holds_little_more_than_the_devices(tmp_path):
   script = pathlib.Path(__file__).with_name('host_memory.py')

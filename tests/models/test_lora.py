@@ -19,13 +19,16 @@ ATTENTION = ('query', 'key', 'value', 'out')
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
-def random_params(config, seed=0, scale=0.1):
-  """Weights and an adapter that does something."""
-  params = transformer.init(config, jax.random.key(0))
+def random_params(config, seed=0):
+  """Weights and an adapter that do something; nothing is compiled."""
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-      lambda x: x + scale * jnp.asarray(rng.normal(size=x.shape), x.dtype),
-      params)
+
+  def draw(path, x):
+    center = 1. if 'norm' in path[-1].key else 0.
+    return jnp.asarray(center + 0.15 * rng.normal(size=x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(
+      draw, transformer.abstract_params(config))
 
 
 def logits(config, params):
@@ -132,10 +135,10 @@ def test_attached_where_it_belongs():
 def test_frozen_weights_may_be_narrow():
   config = MODEL.replace(param_dtype='bfloat16', value_head=True)
   trainable, frozen = lora.split(transformer.abstract_params(config))
-  assert {x.dtype for x in jax.tree.leaves(frozen)} == {jnp.bfloat16}
-  assert {x.dtype for x in jax.tree.leaves(trainable)} == {jnp.float32}
+  assert {x.dtype for x in jax.tree.leaves(frozen)} == {jnp.dtype('bfloat16')}
+  assert {x.dtype for x in jax.tree.leaves(trainable)} == {jnp.dtype('float32')}
   whole = transformer.abstract_params(config.replace(lora_rank=0))
-  assert {x.dtype for x in jax.tree.leaves(whole)} == {jnp.bfloat16}
+  assert {x.dtype for x in jax.tree.leaves(whole)} == {jnp.dtype('bfloat16')}
 
 
 # --- PEFT's format ---------------------------------------------------------
@@ -223,7 +226,7 @@ def test_another_adapter_is_refused(tmp_path, params, changes, message):
 @pytest.mark.parametrize('changes, message', [
     (dict(width=40), "layers.0.self_attn.q_proj.lora_A.weight' is [3, 40], but "
                      'the model needs [3, 32]'),
-    (dict(num_layers=3), "has 'base_model.model.model.layers.2.self_attn."),
+    (dict(num_layers=3), "has 'base_model.model.model.layers.2."),
     (dict(num_layers=1), "lacks 'base_model.model.model.layers.1.self_attn."),
     (dict(mlp_width=50), "layers.0.mlp.gate_proj.lora_B.weight' is [50, 3]"),
 ])

@@ -4,6 +4,8 @@ import functools
 import importlib.util
 import pathlib
 
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,26 @@ def test_a_token_does_not_depend_on_later_ones(dispatch):
   x = _input()
   later = run(_layer(), x.at[:, 4:].set(_input(seed=1)[:, 4:]))
   np.testing.assert_array_equal(later[:, :4], run(_layer(), x)[:, :4])
+
+
+_run = reference.fast_jit(functools.partial(_mixture, CONFIG))
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(st.integers(0, 2 ** 31 - 1))
+def test_labels_of_experts_and_order_of_tokens_do_not_matter(seed):
+  rng = np.random.default_rng(seed)
+  x = _input(seed=seed)
+  order = rng.permutation(CONFIG.num_experts)
+  renamed = _layer() | {
+      'router': _layer()['router'][:, order],
+      **{name: _layer()[name][order]
+         for name in ('expert_gate', 'expert_up', 'expert_down')}}
+  out = _run(_layer(), x)
+  close(_run(renamed, x), out)
+  tokens = rng.permutation(x.shape[1])
+  close(_run(_layer(), x[:, tokens]), out[:, tokens])
+  assert np.isfinite(_run(_layer(), 1e4 * x)).all()
 
 
 def test_capacity_drops_what_has_no_place():

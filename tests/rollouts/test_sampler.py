@@ -14,12 +14,10 @@ from policyopt.ops import bits
 from policyopt.ops.signals.entropy_scale import Heat, heated
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
+from tests.compiling import AS_IN_A_RUN
 
-# Nearly all the time goes to compiling: unoptimised takes half of it.
-quickly = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-draw = quickly(sample, static_argnums=(0, 1), static_argnames='samples')
-score = quickly(scoring.score, static_argnums=0, static_argnames='needs')
+draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
+score = jax.jit(scoring.score, static_argnums=0, static_argnames='needs')
 
 PLAIN = SamplerConfig(max_tokens=7)
 GRID = [
@@ -101,11 +99,11 @@ def test_log_probs_of_trained_weights_equal_the_scorer(
   rows = 64
   prompts = Prompts(jnp.tile(prompts.tokens, (16, 1)),
                     jnp.tile(prompts.length, 16))
-  # Optimised as in a real run.
-  out = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')(
+  optimised = functools.partial(jax.jit, compiler_options=AS_IN_A_RUN)
+  out = optimised(sample, static_argnums=(0, 1), static_argnames='samples')(
       config, sampler, trained, prompts, jax.random.key(0), samples=4,
       row_ids=jnp.arange(4 * rows))
-  drawn = jax.jit(scoring.score, static_argnums=0)(
+  drawn = optimised(scoring.score, static_argnums=0)(
       config, trained, out.tokens, temperature=temperature, kept=out.kept)
   gap = np.abs(out.log_probs - np.where(out.mask, drawn.log_probs, 0))
   assert gap.max() <= 1e-5

@@ -10,6 +10,7 @@ from policyopt.models import tokenizer
 from policyopt.rollouts.group import Generate
 from policyopt.rollouts.sampler import Samples
 from policyopt.training import evaluate, record
+from policyopt.types import Rollout
 
 BYTE = tokenizer.byte_tokenizer()
 # Four problems, four samples; of the last problem two could not be judged.
@@ -153,3 +154,19 @@ def test_more_problems_than_there_are(env):
                      "'arithmetic' has only 5 held-out problems"):
     evaluate.evaluate(Generate(sampler, 1), env, 6, 2, jax.random.key(0))
   assert not sampler.calls
+
+
+def test_the_form_of_a_response_solves_nothing():
+  zeros = np.zeros((4, 3), np.float32)
+  accuracy, form = zeros.copy(), zeros.copy()
+  accuracy[1, 2], form[:, 2] = 1., 1.
+  extras = dict(verdict=np.asarray([0, 0, 0, 1]), length=np.full(4, 3),
+                truncated=np.zeros(4, bool), answer_id=np.asarray([7, 7, 9, 9]))
+  rollout = Rollout(
+      tokens=np.arange(12).reshape(4, 3), mask=zeros > 1, log_probs=zeros,
+      group=np.zeros(4, np.int32),
+      rewards=dict(accuracy=accuracy, format=form), extras=extras)
+  result = evaluate._judged(rollout, 4)
+  assert result.solved.tolist() == [[False, True, False, False]]
+  # Equal answers are equal although the responses are not.
+  assert result.answer.tolist() == [[7, 7, 9, -1]]

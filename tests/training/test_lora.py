@@ -87,7 +87,8 @@ def test_the_gradient_is_that_of_the_whole_model(stepped):
 
   def loss(params):
     return learner_lib._loss_function(
-        MODEL, made.method, factory.TEMPERATURE, {})(params, assigned)[0]
+        MODEL, made.method, factory.TEMPERATURE, {})(
+            params, (assigned, None))[0]
 
   whole = jax.jit(jax.grad(loss))(before.params)
   # The first momentum is the gradient.
@@ -191,10 +192,10 @@ def test_a_warm_start_leaves_the_adapter_off():
   env = envs.environment('arithmetic', tokenizer.byte_tokenizer())
   batch = warm_start.warm_batch(env, 0, examples=16, rows=8, length=32)
 
-  def run(model):
-    state = warm_start.make_warm_state(
-        model, optimizer, mesh, states.init_params(
-            model, mesh, jax.random.key(0)))
+  params = states.init_params(model, mesh, jax.random.key(0))
+
+  def run(model, params):
+    state = warm_start.make_warm_state(model, optimizer, mesh, params)
     before = jax.device_get(state.params)
     step = warm_start.make_warm_step(
         model, optimizer, mesh,
@@ -204,13 +205,12 @@ def test_a_warm_start_leaves_the_adapter_off():
         state, _ = step(state, batch)
     return before, state
 
-  before, state = run(model)
+  before, state = run(model, params)
   moved = changed(before, state.params)
   assert 'layers/query' in moved and 'embedding' in moved
   assert not any('_lora_' in name for name in moved)
   # As if there were no adapter, moments included.
-  plain = model.replace(lora_rank=0)
-  _, expected = run(plain)
+  _, expected = run(*lora.base(model, params))
   factory.close(
       (lora.base(model, state.params)[1], state.opt_state),
       (expected.params, expected.opt_state))

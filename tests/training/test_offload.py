@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from policyopt.training import state as states
+from policyopt.training.checkpoints import Checkpoints
 from policyopt.training.learner import Batching, make_learner
 from policyopt.training.offload import Offload, to_host
 from tests.training import factory
@@ -57,6 +58,17 @@ def test_a_state_is_made_where_it_waits():
   # The number of updates is read without fetching the moments.
   counts = optax.tree.get_all_with_path(state.opt_state, 'count')
   assert counts[0][1].sharding.memory_kind == 'device'
+
+
+def test_a_checkpoint_comes_back_to_where_it_waited(tmp_path):
+  trainer = factory.Trainer('grpo', factory.mesh(1, 2, 1, 1), ADAMW)
+  trainer.shardings = states.state_shardings(
+      factory.MODEL, trainer.method, ADAMW, trainer.mesh, offload=True)
+  state, checkpoints = trainer.state(), Checkpoints(tmp_path / 'checkpoints')
+  checkpoints.save(1, state)
+  found, step = checkpoints.restore(states.abstract_state(state))
+  assert step == 1 and kinds(found.opt_state) == {'pinned_host'}
+  factory.close(factory.learned(found), factory.learned(state), atol=0.)
 
 
 def test_devices_without_host_memory_are_refused():

@@ -51,7 +51,7 @@ def test_every_bit_counts(dtype):
   expected = checksum({'x': x})
   assert checksum({'x': x + 0}) == expected
   for place in np.ndindex(3, 4):
-    other = x.at[place].set(1 - x[place].astype('int32'))
+    other = x.at[place].set((x[place] == 0).astype(dtype))
     assert checksum({'x': other}) != expected
 
 
@@ -110,17 +110,17 @@ def test_sampling_and_scoring_agree(config):
 
 
 def test_the_probe_is_what_the_sampler_says(params, check):
-  """Drawn as a response to its own prompt, with the rest of it forced."""
+  """Drawn, among others, as the response to its own prompt."""
   tokens = np.asarray(sync._tokens(MODEL))[0]
   draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
   drawn = draw(
-      MODEL, SamplerConfig(max_tokens=1), params,
+      MODEL, SamplerConfig(max_tokens=1, temperature=100.), params,
       Prompts(tokens[None, :4], np.array([4])), jax.random.key(0),
       samples=256, row_ids=jnp.arange(256))
   row = int(np.argmax(np.asarray(drawn.tokens[:, 4]) == tokens[4]))
   assert drawn.tokens[row, 4] == tokens[4]
   np.testing.assert_allclose(
-      drawn.log_probs[row, 4], check.probe(params)[3], atol=1e-5)
+      drawn.policy_log_probs[row, 4], check.probe(params)[3], atol=1e-5)
 
 
 def test_in_sync(params, check):

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from policyopt.data.buckets import buckets, smallest
 from policyopt.data.packing import HEIGHTS, pack_rows
+from policyopt.data.sizes import buckets, smallest
 
 
 @given(st.integers(1, 5000), st.integers(1, 9), st.integers(1, 128))
