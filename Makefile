@@ -15,8 +15,8 @@ demo: .venv/installed
 	$(BIN)/python experiments/train.py --config=configs/demo.py \
 	  --workdir=$(WORKDIR)
 
-# Tests and the examples in the docstrings. What they compile is kept, which
-# halves the time of the next run.
+# Tests and the examples in the docstrings. What took long to compile is kept
+# for the next run.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 test: lint

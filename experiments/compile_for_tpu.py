@@ -10,7 +10,8 @@ Needs libtpu (`pip install -e '.[aot]'`) and no TPU; makes no array.
 
 The exit code is 0 when everything fits and 1 when something does not. With
 `--sweep`, meshes, policies of recomputation and sizes of microbatches are
-tried for the update, and the best is printed with the reasons.
+tried for the update, or for the programs that `--programs` names, and the best
+is printed with the reasons.
 """
 
 import json
@@ -89,7 +90,11 @@ def compile_all(config: ConfigDict, topology: str) -> int:
 
 
 def sweep(config: ConfigDict, topology: str) -> int:
-  """Looks for the best way to run the update; returns the exit code."""
+  """Looks for the best way to run the update; returns the exit code.
+
+  Given `--programs`, the best for all of these together.
+  """
+  names = _PROGRAMS.value if flags.FLAGS['programs'].present else ['update']
   chip, sizes = chips.parse(topology)
   method = methods.from_config(config)
   devices = topologies.devices(topology)
@@ -99,14 +104,18 @@ def sweep(config: ConfigDict, topology: str) -> int:
     changed.update_from_flattened_dict(candidate.changes())
     try:
       run = shapes.describe(changed, method, devices, _PROMPT.value)
-      (program,) = programs.programs(run, ('update',))
-      result = analysis.analyse(run, program, chip, sizes)
+      results = [analysis.analyse(run, program, chip, sizes)
+                 for program in programs.programs(run, names)]
     except ValueError as error:
       return sweeps.Outcome(candidate, error=str(error))
-    needed = result.memory.total if result.memory else result.needed
+    needed = max(result.memory.total if result.memory else result.needed
+                 for result in results)
+    slowest = max(results, key=lambda result: result.estimate.bound)
     return sweeps.Outcome(
-        candidate, needed, result.limit, result.estimate.bound,
-        result.estimate.apart, result.estimate.limit)
+        candidate, needed, results[0].limit,
+        sum(result.estimate.bound for result in results),
+        sum(result.estimate.apart for result in results),
+        slowest.estimate.limit)
 
   model = shapes.describe(config, method, devices, _PROMPT.value).parts.model
   options = list(sweeps.candidates(
@@ -119,7 +128,8 @@ def sweep(config: ConfigDict, topology: str) -> int:
         f'no mesh of {len(devices)} devices divides {config.prompts} prompts '
         f'x {config.samples} samples; change prompts, --tensors or '
         '--per_shard')
-  print(f'{topology}: {len(options)} ways to run the update', flush=True)
+  print(f'{topology}: {len(options)} ways to run {", ".join(names)}',
+        flush=True)
   outcomes = sweeps.run(options, attempt, lambda x: print(x, flush=True))
   lines = sweeps.reasons(outcomes)
   print('\n'.join(['', *lines]))

@@ -37,7 +37,6 @@ class Program:
     tokens: that one call handles.
     rate: of which tokens its speed is told, such as 'trained'.
     trips: times that a while loop with matrix products runs at most.
-    steps: times that it runs in one step of training.
   """
   name: str
   function: Any

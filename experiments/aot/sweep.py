@@ -46,8 +46,8 @@ class Outcome:
     candidate: that was tried.
     total: bytes of one device; what is needed when it does not fit.
     limit: bytes that there are.
-    seconds: of the update at the roofline's bound; inf when it does not fit.
-    apart: of the update when nothing overlaps.
+    seconds: of the programs at the roofline's bound.
+    apart: of the programs when nothing overlaps.
     bound: what the bound comes from.
     error: why it could not be tried at all, or ''.
   """
@@ -147,7 +147,7 @@ def line(outcome: Outcome) -> str:
     return (f'{label}: does not fit, {gib(outcome.total)} of '
             f'{gib(outcome.limit)} GiB')
   return (f'{label}: {gib(outcome.total)} of {gib(outcome.limit)} GiB, '
-          f'update {outcome.seconds:.3g} to {outcome.apart:.3g} s '
+          f'{outcome.seconds:.3g} to {outcome.apart:.3g} s '
           f'({outcome.bound})')
 
 
@@ -181,7 +181,7 @@ def reasons(outcomes: list[Outcome], margin: float = 0.05) -> list[str]:
   fastest = min(fitting, key=lambda o: o.expected)
   lines = [
       f'best: {chosen.candidate.label()}',
-      f'  because it is expected to take {chosen.expected:.3g} s an update '
+      f'  because it is expected to take {chosen.expected:.3g} s a step '
       f'({chosen.seconds:.3g} if all overlaps, {chosen.apart:.3g} if nothing '
       f'does), bound by {chosen.bound}',
       f'  and needs {gib(chosen.total)} of {gib(chosen.limit)} GiB a device']

@@ -172,6 +172,9 @@ class ModelConfig:
     fields = [field.name for field in dataclasses.fields(self)]
     for name in changes:
       check_name('field of ModelConfig', name, fields)
+    # What was a tuple comes back from JSON as a list.
+    changes = {name: tuple(value) if isinstance(value, list) else value
+               for name, value in changes.items()}
     return dataclasses.replace(self, **changes).validate()
 
 

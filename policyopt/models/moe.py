@@ -1,9 +1,12 @@
 """Mixtures of experts: a router, and two ways to bring tokens to experts.
 
 'dropless' sorts the tokens by expert and multiplies the groups in one grouped
-matrix product; no token's output depends on another's. 'capacity' gives every
-expert a fixed number of places in each row, in the order of the tokens, so
-that a token's output depends on those before it in its row and on nothing else.
+matrix product; no token's output depends on another's. TPUs have such a
+product; on CPUs XLA makes one copy of the rows per expert instead.
+
+'capacity' gives every expert a fixed number of places in each row, in the order
+of the tokens, so that a token's output depends on those before it in its row
+and on nothing else.
 The number of places grows with the length of the row: one token read alone, as
 a sampler reads it, is never dropped, and packed rows share their places.
 """

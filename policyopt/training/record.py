@@ -28,7 +28,8 @@ from policyopt.training.curves import plot
 # not what it does.
 _FREE = ('steps', 'checkpoint_every', 'keep_checkpoints', 'log_prompts',
          'max_skipped', 'evaluation.every', 'task_kw.workers',
-         'evaluation.task_kw.workers')
+         'evaluation.task_kw.workers', 'mesh.data', 'mesh.fsdp', 'mesh.tensor',
+         'mesh.expert')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'ml-collections', 'reasoning-gym')
 

@@ -178,8 +178,7 @@ def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
 
   A value head when the method asks for one.
   """
-  changes = {k: tuple(v) if isinstance(v, list) else v
-             for k, v in config.kw.items() if v is not None}
+  changes = {k: v for k, v in config.kw.items() if v is not None}
   if 'value_head' in changes:
     raise ValueError(
         f'model.kw.value_head is {config.kw.value_head!r}; set '

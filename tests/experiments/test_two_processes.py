@@ -79,11 +79,12 @@ def config(request, runs):
   method = '' if request.param == 'grpo' else (
       "  config.method = 'dapo'\n"
       '  config.method_kw.update(rounds=2, max_length=4, buffer=2)\n')
-  # Adam makes of rounding a part of its step where a gradient is nearly zero:
-  # steps are small here, so that sums in another order stay below CLOSE.
+  # Where a gradient is nothing but rounding, Adam makes a whole step of it; not
+  # with such an eps, and not where rewards differ from the first step on.
   text = runs.config.read_text().replace(
-      'config.optimizer.update(learning_rate=1e-2',
-      'config.optimizer.update(learning_rate=1e-3')
+      'steps=20, examples', 'steps=60, examples').replace(
+          '  return common', '  config.optimizer.kw.update(eps=1e-3)\n'
+          '  return common')
   path.write_text(text.replace('  return common', f'{method}  return common'))
   return f'--config={path}'
 

@@ -265,8 +265,7 @@ def _d3s_tokens(inputs, params):
 def d3s_case(case):
   params, wanted = case['params'], case['outputs']
   inputs = {name: array(x) for name, x in case['inputs'].items()}
-  advantages = inputs['advantages']
-  rows = len(advantages)
+  advantages, rows = inputs['advantages'], len(inputs['advantages'])
   inputs = pad_rows(inputs | {'group': np.zeros(rows, np.int32)}, rows)
   chosen, rank, scan = (
       np.asarray(x)[:rows] for x in compiled(_d3s_rows)(
@@ -287,9 +286,8 @@ def d3s_case(case):
   else:  # Subsets that vary alike: their tokens are compared, given the rows.
     chosen = np.isin(
         np.arange(rows), array(wanted['selected_first_argmax']).astype(int))
-  chosen = np.pad(chosen, (0, len(inputs['mask']) - rows))
-  outputs['token_keep_mask'] = compiled(_d3s_tokens)(
-      inputs | {'chosen': chosen}, params)
+  outputs['token_keep_mask'] = compiled(_d3s_tokens)(inputs | {
+      'chosen': np.pad(chosen, (0, len(inputs['mask']) - rows))}, params)
   return outputs, None
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from policyopt import losses, ops
 from policyopt.types import PolicyOutput, Rollout
 from tests.golden_adapters.common import COUNT_EPS, Adapter, array, compiled
+from tests.golden_adapters.torch_order import torch_order
 
 # No clamp: where the other code has none.
 FREE = dict(log_ratio_limit=None)
@@ -203,65 +204,30 @@ def clip_cov(inputs, params):
       'metrics/actor/ppo_kl': _mean(-log_ratio, inputs)}, None
 
 
-def _torch_order(values, count):
-  """Indices of `values`, falling, with ties as torch.topk leaves them.
-
-  On CPUs it calls C++'s nth_element, whose partition swaps equal entries; the
-  `count` first of the result are what it selects.
-  """
-  queue = list(range(len(values)))
-
-  def above(a, b):
-    return values[a] > values[b]
-
-  def swap(i, j):
-    queue[i], queue[j] = queue[j], queue[i]
-
-  def partition(first, last):
-    pivot, a, b, c = first, first + 1, (first + last) // 2, last - 1
-    if not above(queue[a], queue[b]):
-      a, b = b, a
-    if above(queue[b], queue[c]):
-      median = b
-    elif above(queue[a], queue[c]):
-      median = c
-    else:
-      median = a
-    swap(first, median)
-    first += 1
-    while True:
-      while above(queue[first], queue[pivot]):
-        first += 1
-      last -= 1
-      while above(queue[pivot], queue[last]):
-        last -= 1
-      if first >= last:
-        return first
-      swap(first, last)
-      first += 1
-
-  if count * 64 <= len(values) or not queue:
-    return sorted(queue, key=lambda i: -values[i])
-  first, last = 0, len(queue)
-  while last - first > 3:
-    cut = partition(first, last)
-    first, last = (cut, last) if cut <= count - 1 else (first, cut)
-  queue[first:last] = sorted(queue[first:last], key=lambda i: -values[i])
-  return queue
+def _kl_cov_scores(inputs, params):
+  mask = inputs['response_mask'] != 0
+  covariance = ops.token_covariance(
+      inputs['advantages'], inputs['log_prob'], mask)
+  return covariance.reshape(-1), ops.fraction_of_tokens(
+      mask, params['kl_cov_ratio'], covariance.dtype)
 
 
 def kl_cov(inputs, params):
-  mask = jnp.asarray(inputs['response_mask']) != 0
-  covariance = ops.token_covariance(
-      inputs['advantages'], inputs['log_prob'], mask)
-  count = ops.fraction_of_tokens(
-      mask, params['kl_cov_ratio'], covariance.dtype)
+  mask = inputs['response_mask'].reshape(-1) != 0
+  covariance, count = compiled(_kl_cov_scores)(inputs, params)
   # Our choice among equal entries is the first: hand them over in its order.
-  inside = np.flatnonzero(np.asarray(mask))
-  values = np.asarray(covariance).reshape(-1)[inside]
-  order = inside[np.array(_torch_order(values, int(count)), int)]
+  inside = np.flatnonzero(mask)
+  order = inside[np.array(torch_order(
+      np.asarray(covariance)[inside], int(count)), int)]
+  return compiled(_kl_cov)(inputs | {
+      'order': np.concatenate([order, np.flatnonzero(~mask)])}, params)
+
+
+def _kl_cov(inputs, params):
+  covariance, count = _kl_cov_scores(inputs, params)
+  mask, order = inputs['response_mask'] != 0, inputs['order']
   chosen = ops.first_tokens(
-      jnp.ones(len(order), bool), -covariance.reshape(-1)[order], count)
+      mask.reshape(-1)[order], -covariance[order], count)
   charge = jnp.zeros(mask.size, bool).at[order].set(chosen)
   loss = losses.kl_on_tokens_surrogate(
       'charge', params['ppo_kl_coef'], **FREE)

@@ -106,23 +106,24 @@ def test_several_updates_of_a_batch(stepped):
 
 
 def test_there_are_no_gradients_of_frozen_weights():
-  wide = MODEL.replace(width=256, mlp_width=1024, value_head=False)
+  """Few tokens and large weights: what is not activations are gradients."""
+  wide = MODEL.replace(width=512, mlp_width=2048, value_head=False)
+  batch = factory.rollout(groups=2, samples=2)
 
   def temporary(model):
     made = trainer('grpo', optimizer=optax.sgd(0.1), model=model,
                    batching=Batching(microbatches=2))
-    assigned, state, _ = made.credit(made.state(), factory.rollout())
+    assigned, state, _ = made.credit(made.state(), batch)
     with jax.set_mesh(made.mesh):
       memory = made.learner.update.lower(
           state, assigned, jax.random.key(3)).compile().memory_analysis()
     size = sum(x.nbytes for x in jax.tree.leaves(state.params))
     # The state is updated in place either way.
     assert memory.alias_size_in_bytes >= size
-    return memory.temp_size_in_bytes, size
+    return memory.temp_size_in_bytes / size
 
-  (adapter, _), (whole, size) = temporary(wide), temporary(
-      wide.replace(lora_rank=0))
-  assert whole - adapter > 0.9 * size
+  assert temporary(wide) < .5
+  assert temporary(wide.replace(lora_rank=0)) > 1.
 
 
 def test_the_reference_is_the_policy_without_its_adapter():

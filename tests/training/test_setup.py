@@ -188,6 +188,12 @@ def test_a_workdir_is_made(tmp_path):
   assert list((tmp_path / 'a' / 'b').iterdir()) == []
 
 
+def test_a_run_may_go_on_on_another_mesh(tmp_path):
+  record.save_run(make_config(), str(tmp_path))
+  record.check_same_run(
+      make_config({'mesh.data': 2, 'mesh.fsdp': 4}), str(tmp_path))
+
+
 def test_a_workdir_with_another_run(tmp_path):
   workdir = str(tmp_path)
   record.save_run(make_config(), workdir)

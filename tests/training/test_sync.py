@@ -109,18 +109,16 @@ def test_sampling_and_scoring_agree(config):
   np.testing.assert_allclose(found, sync.scored(config, params), atol=1e-5)
 
 
-def test_the_probe_is_what_the_sampler_says(params, check):
-  """Drawn, among others, as the response to its own prompt."""
-  tokens = np.asarray(sync._tokens(MODEL))[0]
+def test_the_probe_is_what_the_sampler_says(params, monkeypatch):
+  """A row that the sampler has drawn, as the probe."""
   draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
   drawn = draw(
-      MODEL, SamplerConfig(max_tokens=1, temperature=100.), params,
-      Prompts(tokens[None, :4], np.array([4])), jax.random.key(0),
-      samples=256, row_ids=jnp.arange(256))
-  row = int(np.argmax(np.asarray(drawn.tokens[:, 4]) == tokens[4]))
-  assert drawn.tokens[row, 4] == tokens[4]
-  np.testing.assert_allclose(
-      drawn.policy_log_probs[row, 4], check.probe(params)[3], atol=1e-5)
+      MODEL, SamplerConfig(max_tokens=4), params,
+      Prompts(sync._tokens(MODEL)[:, :4], jnp.array([4])), jax.random.key(0),
+      samples=1, row_ids=jnp.arange(1))
+  monkeypatch.setattr(sync, '_tokens', lambda config: drawn.tokens)
+  found = jax.jit(sync.decoded, static_argnums=0)(MODEL, params)
+  np.testing.assert_allclose(found[3:], drawn.log_probs[0, 4:], atol=1e-5)
 
 
 def test_in_sync(params, check):
