@@ -176,6 +176,7 @@ class Abort:
     self._handler = None
 
   def install(self):
+    """Takes the place of whatever handles the signal; once is enough."""
     if self._handler is not None:
       return
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -353,15 +353,16 @@ def test_golden_files_exist(row):
 def test_a_bandit_improves(row):
   """One question with one right answer among four tokens."""
   method = _method(row)
-  group = jnp.arange(32) // 8
+  start, _ = rollouts.make(
+      group=np.arange(32) // 8, mask=np.ones((32, 1), bool),
+      rewards=np.zeros(32))
+  start = rollouts.keep_extras(start, rollouts.needs(method))
 
   def step(params, key):
     log_p = jax.nn.log_softmax(params)
     token = jax.random.categorical(key, log_p, shape=(32, 1))
     sampled = log_p[token]
-    rollout, _ = rollouts.make(
-        group=group, mask=np.ones((32, 1), bool), rewards=np.zeros(32))
-    rollout = rollouts.keep_extras(rollout, rollouts.needs(method))._replace(
+    rollout = start._replace(
         tokens=token, log_probs=sampled,
         rewards={'accuracy': (token == 2).astype(jnp.float32)})
     bandit = {
