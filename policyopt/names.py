@@ -27,10 +27,17 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
   known = sorted(known)
   if name in known:
     return
-  near = difflib.get_close_matches(str(name), known, 3, 0.5)
+  near = _nearest(str(name), known)
   hints = [f'did you mean {" or ".join(map(repr, near))}?'] if near else []
   if len(known) <= 30:
     hints.append(f'Known: {", ".join(known)}')
   elif not near:
     hints.append(f'there are {len(known)}, none with a similar name')
   raise ValueError(f'unknown {kind} {name!r}: {" ".join(hints)}')
+
+
+def _nearest(name, known):
+  """Up to three similar names, none of them much less so than the first."""
+  near = difflib.get_close_matches(name, known, 3, 0.5)
+  likeness = [difflib.SequenceMatcher(None, name, x).ratio() for x in near]
+  return [x for x, alike in zip(near, likeness) if alike > likeness[0] - 0.2]
