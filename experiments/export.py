@@ -18,8 +18,9 @@ import jax
 
 from policyopt import methods
 from policyopt.models import convert, lora, peft
+from policyopt.models.choice import folder_of
 from policyopt.training import errors, policies, record
-from policyopt.training.setup import model_folder, prepare
+from policyopt.training.setup import prepare
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if None.')
@@ -55,7 +56,7 @@ def export_run(workdir, step, out, dtype=None, max_shard_bytes=5 * 10**9):
       if model.lora_rank:
         model, params = lora.merge(model, params)
       words = setup.tokenizer
-      source = model_folder(config.model)
+      source = folder_of(config.model)
       # The folder of a published model has token ids of its own.
       token_ids = None if source else dict(
           eos_token_id=list(words.stop_tokens), pad_token_id=words.pad_id)
@@ -88,7 +89,7 @@ def export_adapter(workdir, step, out):
   """
   config = record.load_config(workdir)
   setup = prepare(config, methods.from_config(config))
-  base = model_folder(config.model) or ''
+  base = folder_of(config.model) or ''
   try:
     with jax.set_mesh(setup.mesh):
       params, step = policies.restore_params(setup, workdir, step)

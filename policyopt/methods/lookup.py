@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from policyopt.methods import advantages, base, preferences, surrogates
-from policyopt.models.presets import preset
+from policyopt.models.choice import model_of
 from policyopt.names import check_name
 from policyopt.types import Method
 
@@ -122,8 +122,7 @@ def from_config(config) -> Method:
   Raises:
     ValueError: as `build`, or an unknown preset or field of the model.
   """
-  fields = {k: v for k, v in config.model.kw.items() if v is not None}
-  model = preset(config.model.preset, **fields)
+  model = model_of(config.model)
   return build(
       config.method, config.method_kw, max_tokens=config.sampler.max_tokens,
       vocab_size=model.vocab_size, width=model.width)

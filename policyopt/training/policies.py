@@ -8,13 +8,14 @@ import os
 import jax
 
 from policyopt.models import convert, partitioning, transformer
+from policyopt.models.choice import folder_of
 from policyopt.rollouts import hosts
 from policyopt.training import preemption, warm_start
 from policyopt.training import state as states
 from policyopt.training.checkpoints import Checkpoints
 from policyopt.training.metrics import Writer
 from policyopt.training.progress import Progress
-from policyopt.training.setup import Setup, model_folder
+from policyopt.training.setup import Setup
 from policyopt.types import TrainState
 
 
@@ -49,7 +50,7 @@ def first_params(setup: Setup, key):
 
   Those of the folder of the config, streamed onto the mesh, or fresh ones.
   """
-  folder = model_folder(setup.config.model)
+  folder = folder_of(setup.config.model)
   if folder:
     return convert.load(folder, setup.model, setup.mesh, key)
   return states.init_params(setup.model, setup.mesh, key)

@@ -11,8 +11,8 @@ import optax
 
 from policyopt.envs.factory import environment
 from policyopt.models import convert, partitioning
+from policyopt.models.choice import folder_of, model_of
 from policyopt.models.config import ModelConfig
-from policyopt.models.presets import preset
 from policyopt.models.tokenizer import Tokenizer, tokenizer
 from policyopt.rollouts.sampler import SamplerConfig
 from policyopt.training.credit import method_needs
@@ -83,7 +83,7 @@ def prepare(config, method: Method) -> Setup:
   (words, model, mesh, sampler, optimizer, schedule, batching,
    offload) = program_parts(config, method)
   offload.check(mesh)
-  if model_folder(config.model):
+  if folder_of(config.model):
     convert.check(config.model.folder, model)
   warm_optimizer = make_optimizer(**config.warm_start.optimizer)
   if not config.warm_start.steps:
@@ -151,13 +151,8 @@ def program_parts(config, method: Method, devices=None) -> ProgramParts:
                       Batching(**config.batching), Offload(**config.offload))
 
 
-def model_folder(config) -> str | None:
-  """The folder of published weights of `config.model`, None without one."""
-  return config.get('folder') or None  # Older runs lack the key.
-
-
 def _tokenizer_name(config) -> str:
-  folder = model_folder(config.model)
+  folder = folder_of(config.model)
   return config.tokenizer or (f'hf:{folder}' if folder else 'byte')
 
 
@@ -178,20 +173,14 @@ def _model(config, method: Method, words: Tokenizer) -> ModelConfig:
 
   A value head when the method asks for one.
   """
-  changes = {k: v for k, v in config.kw.items() if v is not None}
-  if 'value_head' in changes:
+  if config.kw.get('value_head') is not None:
     raise ValueError(
         f'model.kw.value_head is {config.kw.value_head!r}; set '
         'model.value_head instead')
   value_head = config.value_head
   if value_head is None:
     value_head = 'values' in method_needs(method)
-  changes['value_head'] = value_head
-  folder = model_folder(config)
-  if folder:
-    model = convert.model_config(folder, **changes)
-  else:
-    model = preset(config.preset, **changes)
+  model = model_of(config, value_head=value_head)
   if words.vocab_size > model.vocab_size:
     raise ValueError(
         f'tokenizer {words.name!r} has {words.vocab_size} tokens, more than '
