@@ -44,7 +44,7 @@ def environment(
     8
     >>> environment('aritmetic', byte)
     Traceback (most recent call last):
-    ValueError: unknown task 'aritmetic': did you mean 'arithmetic' ...
+    ValueError: unknown task 'aritmetic': did you mean 'arithmetic'? Known: ...
   """
   task, _, generator = spec.partition(':')
   check_name('task', task, TASKS)

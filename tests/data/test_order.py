@@ -41,7 +41,8 @@ def test_a_run_resumes_at_the_same_problem(step):
       [next(second) for _ in range(12 - step)], expected[step:])
 
 
-@pytest.mark.parametrize('count', [1, 2, 4])
+@pytest.mark.parametrize(
+    'count', [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_parts_of_all_processes_are_the_whole(count):
   parts = [iter(order.batches(10, 8, seed=2, process_index=p,
                               process_count=count)) for p in range(count)]

@@ -80,11 +80,12 @@ def config(request, runs):
       "  config.method = 'dapo'\n"
       '  config.method_kw.update(rounds=2, max_length=4, buffer=2)\n')
   # Where a gradient is nothing but rounding, Adam makes a whole step of it; not
-  # with such an eps, and not where rewards differ from the first step on.
+  # with such an eps, and not where rewards differ from the first step on. Long
+  # steps would let what differs by rounding grow.
   text = runs.config.read_text().replace(
       'steps=20, examples', 'steps=60, examples').replace(
           '  return common', '  config.optimizer.kw.update(eps=1e-3)\n'
-          '  return common')
+          '  config.optimizer.learning_rate = 1e-3\n  return common')
   path.write_text(text.replace('  return common', f'{method}  return common'))
   return f'--config={path}'
 
@@ -103,7 +104,8 @@ def assert_same_run(workdir, other, step=6):
   assert (workdir / 'samples.jsonl').read_text() == (
       other / 'samples.jsonl').read_text()
   rows, others = (
-      [json.loads(line) for line in (path / 'metrics.jsonl').open()]
+      [json.loads(line)
+       for line in (path / 'metrics.jsonl').read_text().splitlines()]
       for path in (workdir, other))
   assert len(rows) == len(others) == step
   assert any(row['grad_norm'] > 0 for row in rows)

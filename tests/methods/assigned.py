@@ -11,27 +11,30 @@ from tests.methods import rollouts
 GROUP4 = np.array([0, 1, 2, 3] * 4)  # Four even groups, interleaved.
 
 
-def compiled(fn, *args):
-  """fn(*args)."""
-  # One small program is sooner compiled than its many operations.
-  return jax.jit(fn, compiler_options={
-      'xla_backend_optimization_level': 0})(*args)
+# One small program is sooner compiled than its many operations.
+@functools.cache
+def _running(method):
+  return jax.jit(functools.partial(rollouts.run, method))
 
 
-def run(method, rollout, policy, *state):
-  """`rollouts.run`, compiled."""
-  return compiled(
-      functools.partial(rollouts.run, method), rollout, policy, *state)
-
-
-def assign(method, rollout):
-  """What credit assignment makes of a rollout, and what it reports."""
+@functools.cache
+def _assigning(method):
   def everything(rollout):
     state = rollouts.initial_state(method)
     reported = rollouts.credit_metrics(method, state, rollout)
     return reported, rollouts.assign(method, state, rollout)
 
-  reported, (filled, advantages, weights, _) = compiled(everything, rollout)
+  return jax.jit(everything)
+
+
+def run(method, rollout, policy, *state):
+  """`rollouts.run`, compiled once for a method."""
+  return _running(method)(rollout, policy, *state)
+
+
+def assign(method, rollout):
+  """What credit assignment makes of a rollout, and what it reports."""
+  reported, (filled, advantages, weights, _) = _assigning(method)(rollout)
   return dict(
       extras=filled.extras, advantages=np.asarray(advantages),
       weights=np.asarray(weights), metrics={

@@ -28,9 +28,14 @@ def inputs(case):
 
 
 def padded(x, shape=None):
-  """With rows and columns of 0 up to multiples of 8, so that shapes repeat."""
+  """With rows and columns of 0 up to multiples of 16, so that shapes repeat."""
   x = np.asarray(x, np.float64)
-  return np.pad(x, [(0, -size % 8) for size in x.shape])
+  return np.pad(x, [(0, -size % 16) for size in x.shape])
+
+
+def ids_of(x):
+  """The groups of a case as ids from 0, i32[B]."""
+  return np.unique(x['group_ids'], return_inverse=True)[1].reshape(-1)
 
 
 def last_chosen(mask, rewards):
@@ -61,7 +66,7 @@ def make(mask, *, group=None, rewards=None, sampled=None, **extras):
   rewards = np.where(np.isnan(rewards), 0, rewards)
   if rewards.ndim == 1:
     rewards = last_chosen(mask, rewards)
-  ids = np.full(-(-len(mask) // 8) * 8, -1, np.int32)
+  ids = np.full(-(-len(mask) // 16) * 16, -1, np.int32)
   ids[:len(mask)] = group
   mask = padded(mask) != 0
   sampled = np.zeros(mask.shape) if sampled is None else padded(sampled)

@@ -8,13 +8,13 @@ runs with those fields changed; of every file at least one case needs none.
 import numpy as np
 import pytest
 
-from policyopt import ops
 from policyopt.methods import dialect
-from tests.golden_adapters.common import array, consecutive, group_tolerance
+from tests.golden_adapters.common import array, group_tolerance
 from tests.golden_adapters.estimators import nemo_tolerance
 from tests.methods.framework_cases import (
     close,
     differing,
+    ids_of,
     inputs,
     load,
     make,
@@ -33,7 +33,7 @@ def _number(tolerance, case):
 
 def _verl_rows(case):
   x = inputs(case)
-  ids = ops.compact_ids(x['group_ids'].astype(np.int32))
+  ids = ids_of(x)
   return dict(mask=x['response_mask'], group=ids,
               rewards=x['token_level_rewards'])
 
@@ -76,7 +76,7 @@ def _trl_rloo(case):
 def _tunix(output):
   def read(case):
     rewards = inputs(case)['rewards']
-    group = consecutive(len(rewards), case['params']['num_generations'])
+    group = np.arange(len(rewards)) // case['params']['num_generations']
     changes = dict(std='none') if output == 'drgrpo' else {}
     return _rows(rewards, group), output, changes
   return read
@@ -87,7 +87,7 @@ def _nemo(case):
   std = {(True, True): 'others', (False, True): 'sample'}.get(
       (p['leave_one_out'], p['normalize']), 'none')
   baseline = 'leave_one_out' if p['leave_one_out'] else 'group_mean'
-  ids = ops.compact_ids(x['group_ids'].astype(np.int32))
+  ids = ids_of(x)
   return _rows(x['rewards'], ids), 'advantage_per_sequence', dict(
       std=std, baseline=baseline)
 

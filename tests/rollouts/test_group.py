@@ -262,20 +262,24 @@ def test_feedback_numbers():
 
 def test_with_the_real_sampler(config, params):
   sampler = SamplerConfig(max_tokens=ROOM, stop_tokens=(3,))
-  compiled = jax.jit(
-      functools.partial(sample, config, sampler, samples=SAMPLES),
-      compiler_options={'xla_backend_optimization_level': 0})
+  traces = []
+
+  @functools.partial(
+      jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+  def compiled(params, prompts, key, row_ids, max_tokens):
+    traces.append(row_ids.shape)
+    return sample(config, sampler, params, prompts, key, samples=SAMPLES,
+                  row_ids=row_ids, max_tokens=max_tokens)
 
   def apply(prompts, row_ids, key, max_tokens):
-    return compiled(params, prompts, key, row_ids=row_ids,
-                    max_tokens=max_tokens)
+    return compiled(params, prompts, key, row_ids, max_tokens)
 
   def draw(scheme, problems):
     return scheme(group.Generate(apply, SAMPLES), fake_env(only_even_teach),
                   plan(problems), jax.random.key(8))
 
   rollout = draw(group.refill_flat_groups(2), [1, 2, 3, 4])
-  assert compiled._cache_size() == 1
+  assert len(traces) == 1
   assert rollout.extras['prompt'].tolist() == [2, 2, 2, 4, 4, 4]
   again = draw(group.sample_groups(), [1, 2])
   # The second prompt of the first round, whatever became of the others.

@@ -13,17 +13,8 @@ from policyopt.training import loop, policies, setup, steps
 from policyopt.training.errors import SyncError
 
 STEPS = 5
-pytestmark = pytest.mark.usefixtures('quick_compiles', 'one_device')
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  """Meshes of one device, which compile faster."""
-  make_mesh = partitioning.make_mesh
-  monkeypatch.setattr(
-      partitioning, 'make_mesh',
-      lambda shape, devices=None: make_mesh(
-          shape, devices or jax.devices()[:1]))
+pytestmark = [pytest.mark.slow,
+              pytest.mark.usefixtures('quick_compiles', 'one_device')]
 
 
 def make_config(**changes):

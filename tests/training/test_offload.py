@@ -24,7 +24,8 @@ def kinds(tree):
 
 
 @pytest.mark.parametrize('batching', [
-    Batching(microbatches=2), Batching(epochs=2, minibatches=2)])
+    Batching(microbatches=2),
+    pytest.param(Batching(epochs=2, minibatches=2), marks=pytest.mark.slow)])
 def test_numbers_do_not_change(batching):
   where = factory.mesh(1, 2, 1, 1)
   resident = factory.Trainer('grpo', where, ADAMW, batching)

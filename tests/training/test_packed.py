@@ -51,8 +51,8 @@ def test_packed_is_unpacked(name, batch):
   factory.close(metrics, expected_metrics, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('shape', [
-    (2, 1, 1, 1), pytest.param((1, 2, 2, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(2, 1, 1, 1), (1, 2, 2, 1)])
 def test_packed_minibatches_over_a_mesh(shape, batch):
   several = dict(epochs=2, minibatches=2, microbatches=2)
   expected, expected_metrics = step('ppo', Batching(**several), batch)

@@ -128,15 +128,16 @@ def test_vmpo_s_temperature_balances_at_the_allowed_distance():
   advantages = jnp.array([3., 1., .5, -1.])
   mask = jnp.ones(4, bool)
 
-  def loss(temperature):
+  @jax.jit
+  @jax.grad
+  def slope(temperature):
     return ops.vmpo_weights(
         advantages, mask, temperature, .2, top_fraction=1.)[1]
 
   low, high = .05, 50.
   for _ in range(60):
     middle = (low * high)**.5
-    low, high = ((middle, high) if jax.grad(loss)(middle) < 0 else
-                 (low, middle))
+    low, high = (middle, high) if slope(middle) < 0 else (low, middle)
   psi = ops.vmpo_weights(advantages, mask, low, .2, top_fraction=1.)[0]
   distance = float(jnp.sum(psi * jnp.log(psi * 4)))
   assert distance == pytest.approx(.2, abs=1e-3)
