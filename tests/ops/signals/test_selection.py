@@ -48,7 +48,9 @@ def test_no_subset_of_a_group_varies_more(x, ids, count):
 @few
 @given(numbers, ids_of, counts_of)
 def test_what_is_left_out_is_one_block_of_the_sorted_group(x, ids, count):
-  x, ids, count = np.array(x, np.float32), np.array(ids), np.array(count)
+  # What differs by less than the rounding of the largest is equal.
+  x = np.array(x, np.float32).round(3)
+  ids, count = np.array(ids), np.array(count)
   chosen = np.asarray(select(x, ids, count))
   for _, rows in _groups(ids):
     out = ~chosen[rows[np.argsort(x[rows], kind='stable')]]
