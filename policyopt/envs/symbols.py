@@ -148,6 +148,16 @@ def environment(
       answer_ids=True, pure=True)
 
 
+def check_range(name: str, value: float, low: float, high: float) -> None:
+  """Raises ValueError for an argument of a task that is out of range.
+
+  Example:
+    >>> check_range('digits', 6, 1, 16)
+  """
+  if not low <= value <= high:
+    raise ValueError(f'{name} is {value}; it must be {low} to {high}')
+
+
 def exactly(answer: Text, response: Text) -> Array:
   """1 if two texts are the same, else 0: f32[]."""
   return _equal(answer, response).astype(jnp.float32)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.models import attention_kernels as kernels
+from policyopt.models import pieces
 
 Array = jax.Array
 
@@ -90,20 +91,13 @@ def _causal_xla(query, key, value, *, segments, windowed, window, scale,
   count = -(-length // _BLOCK)
   size = -(-length // count)  # even blocks: the least padding
 
-  def split(x):
-    pad = [(0, 0)] * x.ndim
-    pad[1] = (0, count * size - length)
-    x = jnp.pad(x, pad).reshape(x.shape[0], count, size, *x.shape[2:])
-    return jnp.swapaxes(x, 0, 1)
-
   own = jnp.zeros((1, length), jnp.int32) if segments is None else segments
   index = jnp.arange(count * size).reshape(count, size)
   out = jax.lax.map(
       lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
-      (split(query), split(own), index))
-  out = jnp.swapaxes(out, 0, 1).reshape(
-      query.shape[0], count * size, *query.shape[2:])
-  return out[:, :length]
+      (pieces.split(query, count, size), pieces.split(own, count, size),
+       index))
+  return pieces.join(out, length)
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array, *,

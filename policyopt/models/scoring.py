@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from policyopt import types
 from policyopt.models import config as config_lib
-from policyopt.models import partitioning, transformer
+from policyopt.models import partitioning, pieces, transformer
 from policyopt.ops import bits
 
 Array = jax.Array
@@ -149,20 +149,10 @@ def _map_chunks(fn, inputs, size):
   if count <= 1:
     return fn(inputs)
   size = -(-length // count)  # even pieces: the least padding
-
-  def split(x):
-    pad = [(0, 0)] * x.ndim
-    pad[1] = (0, count * size - length)
-    x = jnp.pad(x, pad).reshape(x.shape[0], count, size, *x.shape[2:])
-    return jnp.swapaxes(x, 0, 1)
-
-  def join(x):
-    x = jnp.swapaxes(x, 0, 1)
-    return x.reshape(x.shape[0], count * size, *x.shape[3:])[:, :length]
-
-  out = jax.lax.map(jax.checkpoint(fn, prevent_cse=False),
-                    jax.tree.map(split, inputs))
-  return jax.tree.map(join, out)
+  out = jax.lax.map(
+      jax.checkpoint(fn, prevent_cse=False),
+      jax.tree.map(lambda x: pieces.split(x, count, size), inputs))
+  return jax.tree.map(lambda x: pieces.join(x, length), out)
 
 
 def _first(tokens, segments):

@@ -35,10 +35,8 @@ def task(*, numbers: int = 3, products: bool = True,
   Raises:
     ValueError: for a number that is out of range.
   """
-  if not 2 <= numbers <= 6:
-    raise ValueError(f'numbers is {numbers}; it must be 2 to 6')
-  if not 0 <= wrong <= 1:
-    raise ValueError(f'wrong is {wrong}; it must be in [0, 1]')
+  symbols.check_range('numbers', numbers, 2, 6)
+  symbols.check_range('wrong', wrong, 0, 1)
   width = 2 * numbers - 1
   signs = 3 if products else 2
 

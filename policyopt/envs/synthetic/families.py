@@ -43,9 +43,8 @@ def task(*, rates: Sequence[float] = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98),
   if not 1 <= len(rates) <= _MOST or not all(0 <= r <= 1 for r in rates):
     raise ValueError(
         f'rates is {rates}; it must hold 1 to {_MOST} numbers in [0, 1]')
-  for name, value, most in ('digits', digits, 16), ('wrong', wrong, 9):
-    if not 1 <= value <= most:
-      raise ValueError(f'{name} is {value}; it must be 1 to {most}')
+  symbols.check_range('digits', digits, 1, 16)
+  symbols.check_range('wrong', wrong, 1, 9)
 
   def draw(key):
     family, shown, luck, mistake = jax.random.split(key, 4)

@@ -42,8 +42,7 @@ def task(*, digits: int = 4, dots: int = 6, long: float = 0.5,
   for name, value, low, high in (
       ('digits', digits, 1, 16), ('dots', dots, 1, 32), ('long', long, 0, 1),
       ('wrong', wrong, 0, 1), ('careless', careless, 0, 1 - wrong)):
-    if not low <= value <= high:
-      raise ValueError(f'{name} is {value}; it must be {low} to {high}')
+    symbols.check_range(name, value, low, high)
 
   def draw(key):
     shown, length, luck = jax.random.split(key, 3)

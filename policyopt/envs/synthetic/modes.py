@@ -34,9 +34,8 @@ def task(*, peak: float = 0.8, wrong: float = 0.3) -> Task:
   Raises:
     ValueError: for a fraction outside [0, 1].
   """
-  for name, value in ('peak', peak), ('wrong', wrong):
-    if not 0 <= value <= 1:
-      raise ValueError(f'{name} is {value}; it must be in [0, 1]')
+  symbols.check_range('peak', peak, 0, 1)
+  symbols.check_range('wrong', wrong, 0, 1)
 
   def draw(key):
     asked, first, other, peaked, luck = jax.random.split(key, 5)

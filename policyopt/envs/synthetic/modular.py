@@ -30,8 +30,7 @@ def task(*, terms: int = 3, products: bool = False) -> Task:
   Raises:
     ValueError: `terms` is out of range.
   """
-  if not 2 <= terms <= 16:
-    raise ValueError(f'terms is {terms}; it must be 2 to 16')
+  symbols.check_range('terms', terms, 2, 16)
 
   def draw(key):
     digits, signs = jax.random.split(key)

@@ -42,8 +42,7 @@ def task(*, bits: int = 8, base: int = 2, shortest: int | None = None,
   for name, value, low, high in (
       ('bits', bits, 1, 32), ('base', base, 2, 10),
       ('shortest', shortest, 1, bits), ('scratch', scratch, 0, 1)):
-    if not low <= value <= high:
-      raise ValueError(f'{name} is {value}; it must be {low} to {high}')
+    symbols.check_range(name, value, low, high)
   place = jnp.arange(bits)
 
   def draw(key):

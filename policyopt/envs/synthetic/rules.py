@@ -34,10 +34,8 @@ def task(*, digits: int = 6, rules: int = 2) -> Task:
   Raises:
     ValueError: for a number that is out of range.
   """
-  if not 1 <= digits <= 16:
-    raise ValueError(f'digits is {digits}; it must be 1 to 16')
-  if not 2 <= rules <= len(RULES):
-    raise ValueError(f'rules is {rules}; it must be 2 to {len(RULES)}')
+  symbols.check_range('digits', digits, 1, 16)
+  symbols.check_range('rules', rules, 2, len(RULES))
 
   def draw(key):
     flag, shown, other = jax.random.split(key, 3)

@@ -30,8 +30,7 @@ def task(*, digits: int = 6, partial: bool = False) -> Task:
   Raises:
     ValueError: `digits` is out of range.
   """
-  if not 1 <= digits <= 16:
-    raise ValueError(f'digits is {digits}; it must be 1 to 16')
+  symbols.check_range('digits', digits, 1, 16)
 
   def draw(key):
     return jax.random.randint(key, (digits,), 0, 10)
