@@ -124,6 +124,7 @@ class Watch:
         if self._stop.wait(LOOK):
           return
         self._lost(0, f'coordinator {self._coordinator}', 'does not answer')
+        return
       beat += 1
       ended.pop(self._me, None)
       if ended:
@@ -133,6 +134,7 @@ class Watch:
         process, text = min(ended.items())
         _say(f'process {process} has ended: {text}')
         self._end(1)
+        return
       self._look(alive)
       if self._stop.wait(LOOK):
         return
