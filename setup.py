@@ -38,13 +38,16 @@ EXTRAS = {
     'aot': ['libtpu>=0.0.42'],
     'test': [
         'hypothesis>=6.130',
+        'jupytext>=1.17',
+        'nbclient>=0.10',
         'pytest>=8.4',
         'pytest-xdist>=3.8',
         'ruff>=0.14',
     ],
     # The peers of experiments/bench; verl brings half of the ecosystem along.
     'bench': ['torch>=2.8', 'trl>=1.0', 'verl>=0.9'],
-    'notebooks': ['jupytext>=1.17', 'nbmake>=1.5.5', 'notebook>=7.4'],
+    'notebooks': ['ipykernel>=6.29', 'jupytext>=1.17', 'nbmake>=1.5.5',
+                  'notebook>=7.4'],
 }
 
 setuptools.setup(

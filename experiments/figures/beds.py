@@ -135,8 +135,9 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
   Returns:
     A Rollout of N*G rows with rewards on their last tokens. `extras` has what
     methods may need of it exactly ('values', 'entropy', 'ref_log_probs',
-    'old_log_probs', 'greedy_reward', 'answer_id'), and 'sequence' and
-    'prompt', i32[B], which of the sequences and prompts a row is.
+    'old_log_probs', 'sum_squared_probs', 'greedy_reward', 'answer_id',
+    'truncated'), and 'sequence' and 'prompt', i32[B], which of the sequences
+    and prompts a row is.
   """
   bed = world.bed
   prompt = jnp.repeat(jnp.asarray(prompts, jnp.int32), samples)
@@ -146,13 +147,13 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
   index = jax.random.categorical(key, tables.sum(-1)[prompt])
   length = bed.sequences.shape[1] * jnp.ones(len(bed.sequences), jnp.int32)
   length = (length if world.length is None else world.length)[index]
-  place = jnp.arange(bed.sequences.shape[1])
-  last = place[None] == length[:, None] - 1
+  place = jnp.arange(bed.sequences.shape[1])[None]
+  last = place == length[:, None] - 1
   pay = lambda reward: jnp.where(last, reward[prompt, index][:, None], 0.)
   greedy = jnp.argmax(chances, axis=-1)
   log_probs = tables[prompt, index]
   return types.Rollout(
-      tokens=bed.sequences[index], mask=place[None] < length[:, None],
+      tokens=bed.sequences[index], mask=place < length[:, None],
       log_probs=log_probs,
       group=jnp.repeat(jnp.arange(len(prompts), dtype=jnp.int32), samples),
       rewards={'accuracy': pay(world.reward),
@@ -161,7 +162,9 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
           values=_of_prefixes(world, jax.vmap(exact.values, (None, 0, 0))(
               bed, logits, world.total), prompt, index),
           entropy=_token_entropy(world, logits, prompt, index),
-          old_log_probs=log_probs,
+          sum_squared_probs=_of_prefixes(world, jnp.square(
+              jax.nn.softmax(logits)).sum(-1), prompt, index),
+          truncated=jnp.zeros(len(prompt), bool), old_log_probs=log_probs,
           ref_log_probs=jax.vmap(exact.log_probs, (None, 0))(
               bed, world.reference)[prompt, index],
           greedy_reward=jnp.take_along_axis(
@@ -231,7 +234,7 @@ def measure(world: World, method: types.Method, logits, target, *,
 
   def piece(key):
     # Centred, so that float32 sums keep their digits.
-    given = jax.vmap(one)(jax.random.split(key, _AT_ONCE)) - target
+    given = jax.vmap(one)(jax.random.split(key, _AT_ONCE)) - target[None]
     return given.sum(0), jnp.square(given).sum(0)
 
   keys = jax.random.split(jax.random.key(seed), pieces)
@@ -248,11 +251,11 @@ def measure(world: World, method: types.Method, logits, target, *,
 def learn(world: World, method: types.Method, key, *, steps: int,
           prompts: int, samples: int, learning_rate: float,
           watch: Callable[[Array], dict[str, Array]], reuse: int = 1,
-          optimizer=optax.sgd) -> dict[str, Array]:
+          optimizer=optax.sgd, start=None, extras=None) -> dict[str, Array]:
   """Trains the tabular policies with a method; pure, so map it over keys.
 
   Args:
-    world: Q prompts; training starts with the reference policies.
+    world: Q prompts.
     method: its credit chains and its loss are used.
     key: random key, consumed.
     steps: batches.
@@ -262,17 +265,25 @@ def learn(world: World, method: types.Method, key, *, steps: int,
     watch: logits -> what is wanted before each step and after the last.
     reuse: updates with each batch.
     optimizer: learning rate -> optax transformation.
+    start: f32[Q, prefixes, V], logits; None: those of the reference.
+    extras: (rollout, key) -> further `extras` of each batch; None: none
+      besides 'progress'.
 
   Returns:
     What `watch` gave, stacked, [steps + 1, ...].
   """
   rule = optimizer(learning_rate)
 
-  def step(carry, key):
+  def step(carry, given):
     logits, state, moments = carry
+    index, key = given
     chosen, drawn = jax.random.split(key)
     rollout = draw(
         world, logits, drawn, _choose(world, chosen, prompts), samples)
+    known = dict(progress=jnp.full(len(rollout.group), index / steps))
+    if extras is not None:
+      known |= extras(rollout, jax.random.fold_in(key, 1))
+    rollout = rollout._replace(extras=rollout.extras | known)
     assigned, state = assign_credit(method, state, rollout)
 
     def update(carry, _):
@@ -285,9 +296,10 @@ def learn(world: World, method: types.Method, key, *, steps: int,
         update, (logits, moments), None, length=reuse)
     return (after, state, moments), watch(logits)
 
-  start = (world.reference, init_credit(method), rule.init(world.reference))
+  start = world.reference if start is None else start
   (logits, _, _), seen = jax.lax.scan(
-      step, start, jax.random.split(key, steps))
+      step, (start, init_credit(method), rule.init(start)),
+      (jnp.arange(steps), jax.random.split(key, steps)))
   return jax.tree.map(
       lambda x, last: jnp.concatenate([x, last[None]]), seen, watch(logits))
 
@@ -308,8 +320,8 @@ def _counted(world, tables):
   """Log-probabilities [Q, Y, T], 0 where a sequence has ended."""
   if world.length is None:
     return tables
-  place = jnp.arange(tables.shape[-1])
-  return jnp.where(place < world.length[:, None], tables, 0.)
+  place = jnp.arange(tables.shape[-1])[None]
+  return jnp.where((place < world.length[:, None])[None], tables, 0.)
 
 
 def _of_prefixes(world, table, prompt, index):

@@ -8,6 +8,7 @@ A figure is a module with
     seeds on axis 0 (what all seeds share has none); fast: fewer seeds and
     steps, to see that all works.
   plot(records) -> matplotlib Figure.
+  table(records) -> text, printed by `main`; optional.
 
 and ends with `figure.main(__name__)` under `if __name__ == '__main__'`.
 """
@@ -94,23 +95,24 @@ def save(module: ModuleType, records: dict, seconds: float, folder,
   module.plot(records).savefig(folder / f'{name}.png', dpi=110)
 
 
-def load(name: str, folder=STORE) -> dict:
-  """The records that `save` has written.
+def load(name: str, folder=None) -> dict:
+  """The records that `save` has written; folder: None for STORE.
 
   Raises:
     FileNotFoundError: none are stored.
   """
-  with np.load(pathlib.Path(folder) / f'{name}.npz') as file:
+  with np.load(pathlib.Path(folder or STORE) / f'{name}.npz') as file:
     return _unflatten({key: file[key] for key in file.files})
 
 
-def summary(name: str, folder=STORE) -> dict:
+def summary(name: str, folder=None) -> dict:
   """What NAME.json says.
 
   Raises:
     FileNotFoundError: it is not there.
   """
-  return json.loads((pathlib.Path(folder) / f'{name}.json').read_text())
+  return json.loads((
+      pathlib.Path(folder or STORE) / f'{name}.json').read_text())
 
 
 def main(name: str, argv=None) -> None:
@@ -140,6 +142,8 @@ def main(name: str, argv=None) -> None:
   start = time.monotonic()
   records = module.run(fast=options.fast)
   seconds = time.monotonic() - start
+  if hasattr(module, 'table'):
+    print(module.table(records))
   print('\n'.join(verdicts(module, records)))
   print(f'{seconds:.0f} s')
   here = STORE if options.store else pathlib.Path(options.out)
