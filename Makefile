@@ -9,7 +9,7 @@ WORKDIR ?= runs/demo
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/train.py --config=configs/demo.py \
@@ -32,6 +32,12 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -e '.[train,test]'
 	@touch $@
+
+# Runs every notebook with a fast measurement.
+notebooks: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[notebooks]'
+	$(BIN)/python -m pytest --nbmake $(PYTEST_FLAGS) notebooks/
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis \

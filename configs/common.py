@@ -47,6 +47,12 @@ def base(arg: str = '') -> ConfigDict:
       preset='tiny', folder=placeholder(str), kw=unset(fields),
       value_head=placeholder(bool)))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, expert=1))
+  # The sampler's own mesh of the same devices (all None: that of the update;
+  # else 'data' is what the others leave, and the others are 1), and the dtype
+  # of its weights (None: theirs). Either takes a copy of the weights a step.
+  config.rollout = ConfigDict(dict(
+      mesh=ConfigDict({axis: placeholder(int) for axis in config.mesh}),
+      dtype=placeholder(str)))
 
   # Supervised warm start on the task's reference answers. Short on purpose:
   # reinforcement learning needs a policy that is right 0.2 to 0.5 of the time.
@@ -64,11 +70,17 @@ def base(arg: str = '') -> ConfigDict:
   config.samples = 8
   config.steps = 400
   config.sampler = ConfigDict(dict(
-      max_tokens=8, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0))
+      max_tokens=8, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0,
+      # Rows that are decoded at a time, one that ends making room for the next
+      # (0: all at once); and prompts that are read at a time then (0: all).
+      slots=0, prefill_chunk=0))
   # Rows are cut to one of `buckets` lengths; `packed` lets short rows of a
-  # microbatch share rows of the model.
+  # microbatch share rows of the model; with `share_prompts` the model reads a
+  # prompt once for all of its responses, and prompts and responses are cut to
+  # `buckets` lengths each.
   config.batching = ConfigDict(dict(
-      epochs=1, minibatches=1, microbatches=1, buckets=1, packed=False))
+      epochs=1, minibatches=1, microbatches=1, buckets=1, packed=False,
+      share_prompts=False))
   # What lies in host memory until it is needed: the reference model, the
   # optimizer's state.
   config.offload = ConfigDict(dict(reference=False, optimizer=False))
@@ -179,8 +191,11 @@ def quick(config: ConfigDict) -> None:
   warm = config.warm_start
   warm.update(steps=min(warm.steps, 4), examples=32, rows=8,
               length=max(warm.length, 64))
-  config.sampler.max_tokens = min(config.sampler.max_tokens, 32)
+  config.sampler.update(max_tokens=min(config.sampler.max_tokens, 32),
+                        slots=min(config.sampler.slots, 8), prefill_chunk=0)
   config.batching.microbatches = 1
+  # Chosen for a slice that is not here.
+  config.rollout.mesh.update({axis: None for axis in config.rollout.mesh})
   config.update(prompts=8, samples=4, steps=4, checkpoint_every=2)
   config.evaluation.update(problems=16, samples=4)
 

@@ -10,8 +10,10 @@ is recomputed in the backward pass. FOLDER and DATA as in configs/gsm8k.py.
       --workdir=runs/llama --config.model.folder=FOLDER \
       --config.task_kw.path=DATA
 
-A microbatch has 256 rows: 4 on each of 64 chips. experiments/aot/README.md
-lists what fits elsewhere.
+A microbatch has 256 rows: 4 on each of 64 chips, which hold a 64th of the
+weights each. The sampler has a copy of them in bfloat16 that is made anew every
+step, an eighth on each chip. Other slices may want another `rollout.mesh`;
+experiments/aot/README.md lists what fits where.
 """
 
 from ml_collections.config_dict import placeholder
@@ -29,6 +31,8 @@ def get_config(arg=''):
   config.model.kw.update(
       dtype='bfloat16', remat='full', logit_chunk=512, max_length=4096)
   config.mesh.update(data=1, fsdp=-1)
+  config.rollout.mesh.tensor = 8
+  config.rollout.dtype = 'bfloat16'
   config.sampler.max_tokens = 3584
   config.update(prompts=128, samples=8)
   config.batching.microbatches = 4

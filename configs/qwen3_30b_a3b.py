@@ -17,4 +17,5 @@ from configs import common, llama3_8b_v5p
 def get_config(arg=''):
   config = llama3_8b_v5p.get_config()
   config.model.preset = 'qwen3-30b-a3b'
+  config.rollout.mesh.tensor = 4  # It has four key heads.
   return common.adjust(config, arg)

@@ -16,6 +16,7 @@ import jax
 
 from policyopt import methods
 from policyopt.training import errors, evaluate, loop, policies, record
+from policyopt.training.serving import Serving
 from policyopt.training.setup import prepare
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
@@ -64,8 +65,9 @@ def evaluate_run(workdir, step, problems, samples, ks, seed, **sampler):
     with jax.set_mesh(setup.mesh):
       params, step = policies.restore_params(setup, workdir, step)
       result = evaluate.evaluate(
-          loop.make_draw(setup)(params, samples), setup.test, problems,
-          config.prompts, jax.random.key(seed))
+          loop.make_draw(setup)(
+              Serving(setup.model, setup.serving)(params), samples),
+          setup.test, problems, config.prompts, jax.random.key(seed))
   finally:
     setup.close()
   return dict(step=step, **evaluate.summary(result, ks))

@@ -13,7 +13,7 @@ _HOMES = {
     'policyopt.types': (
         'CreditTransform', 'Environment', 'Feedback', 'Loss', 'Method', 'Plan',
         'Planner', 'PolicyOutput', 'Prompts', 'Rollout', 'Scores',
-        'TrainState'),
+        'TrainState', 'Turns'),
     # F2, the parts.
     'policyopt.credit': (
         'adapt_entropy_coef', 'adaptive_kl_in_reward', 'add', 'aggregate',

@@ -57,8 +57,11 @@ NEEDS = {
     'hidden': 'the forward pass of the update',
     'router': 'the forward pass of the update of a model with experts '
               '(`model.kw.num_experts`)',
-    # Rollout.turn
+    # Rollout.turn, and what goes with it in Rollout.extras.
     'turn': 'an environment with several turns',
+    'state_id': 'an environment with several turns: i32[B, T], at each chosen '
+                'token the state that its action was taken in, equal for '
+                'equal states of the same prompt; -1 elsewhere',
 }
 
 
@@ -92,7 +95,8 @@ class Rollout(_Replace):
       and of any multiplicity; -1 for a row that takes no part.
     rewards: channel name -> f32[B, T], each placed on the token that earned it
       (an outcome reward on the last chosen token).
-    turn: i32[B, T] or None, index of the turn or segment, -1 outside.
+    turn: i32[B, T] or None, index of the turn or segment of each chosen token,
+      -1 elsewhere (what the policy only reads belongs to none).
     extras: name -> array, everything optional (see `NEEDS`).
   """
   tokens: Array
@@ -275,6 +279,36 @@ class Scores(NamedTuple):
   answer: Any = None
 
 
+class Turns(NamedTuple):
+  """How a task answers back: JAX functions of B rows, which may be traced.
+
+  A turn is an action of the policy, which ends with a stop token or when it is
+  `action` tokens long, and then the task's reply, which the policy reads.
+
+  Attributes:
+    limit: K, most turns of a conversation.
+    action: A, most tokens of an action, stop token included.
+    reply: W, most tokens of a reply, at least 1.
+    stop: stop tokens of actions.
+    begin: problem ids i32[B] -> state, a tree of [B, ...].
+    step: (state, actions Prompts [B, A] with zeros behind their ends) ->
+      (state, channel name -> f32[B], whether the conversation is over bool[B]).
+      Also called for rows whose action is not complete; what it says of them
+      is dropped.
+    observe: state -> (Prompts [B, W], i32[B]): the reply that the policy reads
+      before its next action, and a number >= 0 that is the same for the same
+      state of the same problem. Before the first action only the number
+      counts: what the policy reads is the prompt.
+  """
+  limit: int
+  action: int
+  reply: int
+  stop: tuple[int, ...]
+  begin: Callable[[Any], Any]
+  step: Callable[[Any, Prompts], tuple[Any, Mapping[str, Any], Any]]
+  observe: Callable[[Any], tuple[Prompts, Any]]
+
+
 class Environment(NamedTuple):
   """Problems and their judge; text never leaves it.
 
@@ -284,10 +318,12 @@ class Environment(NamedTuple):
     max_prompt: P, the longest prompt in tokens.
     reset: prompt ids i32[N] -> Prompts.
     score: (prompt ids i32[B], responses Prompts) -> Scores; responses hold
-      the chosen tokens only, stop token included when there is one.
-    step: None for single-turn tasks.
+      the chosen tokens only, stop token included when there is one. With
+      turns: everything behind the prompt, replies included.
+    turns: None for single-turn tasks; with them rewards come from its `step`.
     answer: prompt ids i32[N] -> Prompts with a reference answer that ends in
-      the stop token, or None when the task has none.
+      the stop token, or with turns a whole conversation; or None when the task
+      has none.
     answer_ids: whether `score` tells which responses give the same answer.
     pure: whether `reset` and `score` are JAX functions that may be traced, so
       that the task can be part of a compiled program.
@@ -298,7 +334,7 @@ class Environment(NamedTuple):
   max_prompt: int
   reset: Callable[[Any], Prompts]
   score: Callable[[Any, Prompts], Scores]
-  step: Callable[..., Any] | None = None
+  turns: Turns | None = None
   answer: Callable[[Any], Prompts] | None = None
   answer_ids: bool = False
   pure: bool = False

@@ -93,12 +93,12 @@ def analyse(run: Run, program: Program, chip: Chip, sizes,
     Exception: whatever the compiler raises, but for a lack of memory, which
       is a result.
   """
-  share, mesh = chip.per_device(), run.parts.mesh
-  traced = program.trace(mesh)
+  share, mesh = chip.per_device(), program.mesh
+  traced = program.trace()
   counts = flops.count(traced.jaxpr, program.trips)
   begin = time.monotonic()
   held = bytes_per_device(program.held)
-  compiled, refusal = _compile(program, traced, mesh)
+  compiled, refusal = _compile(program, traced)
   seconds = time.monotonic() - begin
   collectives, traffic, largest, source = _costs(
       run, program, counts, compiled, folder)
@@ -135,9 +135,9 @@ def _costs(run, program, counts, compiled, folder):
   return module.collectives(), module.bytes(), module.largest(LARGEST), TEXT
 
 
-def _compile(program, traced, mesh):
+def _compile(program, traced):
   """(compiled, None), or (None, why it does not fit)."""
-  lowered = program.lower(traced, mesh)
+  lowered = program.lower(traced)
   try:
     return lowered.compile(), None
   except Exception as error:

@@ -12,10 +12,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from experiments.aot import shapes
 from experiments.aot.hlo import Collective
 from experiments.aot.programs import Program
-from experiments.aot.shapes import Run
+from experiments.aot.shapes import Run, bytes_per_device
+from policyopt.training.serving import abstract_copy
 
 SOURCE = 'by hand from the sharding rules: the compiler cannot print this one'
 
@@ -23,14 +23,16 @@ SOURCE = 'by hand from the sharding rules: the compiler cannot print this one'
 def collectives(run: Run, program: Program
                 ) -> list[Collective]:
   """The exchanges that the mesh asks for, the largest traffic first."""
-  mesh, model = run.parts.mesh, run.parts.model
+  mesh, model = program.mesh, run.parts.model
+  if program.name == 'reshard':
+    return _copied(run, program)
   forward, backward, rows = _passes(run, program)
   width = jnp.dtype(model.dtype).itemsize
   fsdp, tensor = mesh.shape['fsdp'], mesh.shape['tensor']
   found = []
   if fsdp > 1:
     size = sum(_gathered(leaf, width) for leaf in jax.tree.leaves(
-        shapes.abstract_params(run)))
+        program.params))
     members = _members(mesh, 'fsdp')
     gathers = forward + backward
     found.append(Collective('all-gather', size, fsdp, gathers, members,
@@ -60,15 +62,19 @@ def traffic(run: Run, program: Program,
   Returns:
     Bytes of one device.
   """
-  mesh = run.parts.mesh
-  # A device reads the gathered weight whole, not its share of it.
+  mesh = program.mesh
+  if program.name == 'reshard':
+    return bytes_per_device(program.params) + sum(
+        2 * c.bytes for c in _copied(run, program))
+  # A device reads all that is left of a weight beside 'tensor' and 'expert',
+  # not its share of that among the devices.
   forward, backward, _ = _passes(run, program)
   width = jnp.dtype(run.parts.model.dtype).itemsize
-  whole = sum(_gathered(leaf, width) for leaf in jax.tree.leaves(
-      shapes.abstract_params(run)))
-  shards = mesh.shape['fsdp'] * mesh.shape['data']
-  extra = whole * (1 - 1 / shards) * (forward + 2 * backward)
-  return product_bytes / mesh.size + extra
+  extra = 0.
+  for leaf in jax.tree.leaves(program.params):
+    share = math.prod(leaf.shape) * width
+    extra += share / _others(leaf) - share / mesh.size
+  return product_bytes / mesh.size + extra * (forward + 2 * backward)
 
 
 def _passes(run, program) -> tuple[int, int, int]:
@@ -87,14 +93,27 @@ def _passes(run, program) -> tuple[int, int, int]:
   return program.trips or 1, 0, run.rows
 
 
+def _copied(run, program) -> list[Collective]:
+  """The sampler's weights, gathered from where the update has them."""
+  given = bytes_per_device(abstract_copy(run.parts.model, run.parts.serving))
+  members = tuple(range(program.mesh.size))
+  return [Collective('all-gather', given, program.mesh.size, 1, members,
+                     'weights')]
+
+
 def _gathered(leaf, width) -> int:
   """Bytes of a leaf that 'fsdp' divides, gathered in the compute dtype."""
   axes = jax.tree.leaves(tuple(leaf.sharding.spec))
   if 'fsdp' not in axes:
     return 0
+  return math.prod(leaf.shape) * width // _others(leaf)
+
+
+def _others(leaf) -> int:
+  """Shards of a leaf over other axes than 'fsdp'."""
+  axes = jax.tree.leaves(tuple(leaf.sharding.spec))
   mesh = leaf.sharding.mesh
-  others = math.prod(mesh.shape[axis] for axis in axes if axis != 'fsdp')
-  return math.prod(leaf.shape) * width // others
+  return math.prod(mesh.shape[axis] for axis in axes if axis != 'fsdp')
 
 
 def _members(mesh, axis) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from experiments.aot.analysis import TEXT  # noqa: E402
 GIB = 2**30
 RESULTS = HERE.parent / 'results' / 'aot'
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
-_NAMES = ('update', 'score', 'sample', 'prefill', 'decode')
+_NAMES = ('update', 'score', 'reshard', 'sample', 'prefill', 'decode')
 
 
 def table(results: dict[str, dict]) -> str:
@@ -52,12 +52,14 @@ def table(results: dict[str, dict]) -> str:
         + f' | {"yes" if found["fits"] else "**no**"} |')
   lines += ['', _SPEED, '',
             '| run | PFLOPs | HBM TB | sent GiB | seconds | from | tokens/s '
-            'and chip | cache GiB | temporaries of decode |', '|---' * 9 + '|']
+            'and chip | copy: sent GiB | seconds | cache GiB | temporaries of '
+            'decode |', '|---' * 11 + '|']
   for name, found in runs.items():
     programs = {program['name']: program for program in found['programs']}
     lines.append(f'| {name} | ' + ' | '.join(_update(
-        programs.get('update'), found['chips']) + _decode(
-            programs.get('decode'))) + ' |')
+        programs.get('update'), found['chips']) + _copy(
+            programs.get('reshard')) + _decode(
+                programs.get('decode'))) + ' |')
   lines += ['', 'Made with `python experiments/compile_for_tpu.py` and', '',
             '```']
   lines += [f'{found["command"]}  # {name}'
@@ -70,14 +72,18 @@ def table(results: dict[str, dict]) -> str:
 
 _SPEED = (
     'The update of one device: FLOPs of matrix products, HBM traffic, bytes '
-    'sent, and seconds from "all overlaps" to "nothing does"; then the decode '
-    "loop's cache, and its temporaries as a share of it. A star marks what is "
-    'counted by hand, because the compiler cannot print the program.')
+    'sent, and seconds from "all overlaps" to "nothing does"; the same of the '
+    "copy of the weights for the sampler, once a step; then the decode loop's "
+    'cache, and its temporaries as a share of it. A star marks what is counted '
+    'by hand, because the compiler cannot print the program.')
 
 
 def _mesh(found) -> str:
-  return ' x '.join(f'{name} {size}' for name, size in found['mesh'].items()
-                    if size > 1)
+  shape = lambda mesh: ' x '.join(
+      f'{name} {size}' for name, size in mesh.items() if size > 1)
+  own = found.get('rollout')
+  sampler = f'; sampler: {shape(own["mesh"])}, {own["dtype"]}' if own else ''
+  return shape(found['mesh']) + sampler
 
 
 def _rows(found) -> float:
@@ -99,8 +105,7 @@ def _memory(program) -> str:
 def _update(program, chips) -> list[str]:
   if program is None or program['memory'] is None:
     return ['-'] * 6
-  sent = sum(c['moved'] for c in program['collectives'])
-  time = program['estimate']
+  sent, time = _sent(program), program['estimate']
   fast, slow = (program['tokens'] / time[kind] / chips
                 for kind in ('bound', 'apart'))
   hand = '' if program['source'] == TEXT else '*'
@@ -108,6 +113,19 @@ def _update(program, chips) -> list[str]:
           f'{program["traffic"] / 1e12:.2f}{hand}', f'{sent / GIB:.0f}{hand}',
           f'{time["bound"]:.2f} to {time["apart"]:.2f}',
           time['limit'], f'{slow:,.0f} to {fast:,.0f}']
+
+
+def _copy(program) -> list[str]:
+  if program is None or program['memory'] is None:
+    return ['-', '-']
+  sent, time = _sent(program), program['estimate']
+  hand = '' if program['source'] == TEXT else '*'
+  return [f'{sent / GIB:.2f}{hand}',
+          f'{time["bound"]:.3f} to {time["apart"]:.3f}']
+
+
+def _sent(program) -> float:
+  return sum(c['moved'] for c in program['collectives'])
 
 
 def _decode(program) -> list[str]:

@@ -1,7 +1,8 @@
 """The programs of a training step, ready to be compiled without any array.
 
 They are the functions that `training.loop` runs: the learner's scoring pass
-and update, and the sampler, whole and in its two parts.
+and update, the copy of the weights for the sampler, and the sampler, whole and
+in its two parts.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 from experiments.aot import shapes
 from experiments.aot.shapes import Run
 from policyopt.models import partitioning
+from policyopt.models.shared import Sizes
 from policyopt.rollouts import sampler as sampling
 from policyopt.training.learner import make_learner
+from policyopt.training.serving import abstract_copy, make_copy
 from policyopt.types import Rollout
 
-NAMES = ('update', 'score', 'sample', 'prefill', 'decode')
+NAMES = ('update', 'score', 'reshard', 'sample', 'prefill', 'decode')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +35,11 @@ class Program:
     function: jitted.
     args: of ShapeDtypeStruct, and static arguments.
     kwargs: likewise.
+    mesh: that it runs in; of the devices of the run, in their order.
+    params: the weights that it computes with.
     held: what else of the run lies in memory meanwhile; a tree of
       ShapeDtypeStruct.
-    tokens: that one call handles.
+    tokens: that one call handles; 0 when it handles none.
     rate: of which tokens its speed is told, such as 'trained'.
     trips: times that a while loop with matrix products runs at most.
   """
@@ -42,19 +47,21 @@ class Program:
   function: Any
   args: tuple
   kwargs: dict[str, Any]
+  mesh: Any
+  params: Any
   held: Any
   tokens: int
   rate: str
   trips: int | None = None
 
-  def trace(self, mesh):
+  def trace(self):
     """The traced function, as it is called inside of the mesh."""
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(self.mesh):
       return self.function.trace(*self.args, **self.kwargs)
 
-  def lower(self, traced, mesh):
+  def lower(self, traced):
     """Lowers it for TPUs."""
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(self.mesh):
       return traced.lower(lowering_platforms=('tpu',))
 
 
@@ -63,14 +70,14 @@ def programs(run: Run, names=NAMES) -> list[Program]:
 
   Args:
     run: from `describe`.
-    names: which of `NAMES`; a scoring pass that the method does not need is
-      left out.
+    names: which of `NAMES`; a scoring pass that the method does not need, and
+      a copy for a sampler that takes the weights as they are, are left out.
 
   Returns:
     Programs in the order of `NAMES`.
   """
-  makers = {'update': _update, 'score': _score, 'sample': _sample,
-            'prefill': _prefill, 'decode': _decode}
+  makers = {'update': _update, 'score': _score, 'reshard': _reshard,
+            'sample': _sample, 'prefill': _prefill, 'decode': _decode}
   made = [makers[name](run) for name in NAMES if name in names]
   return [program for program in made if program is not None]
 
@@ -87,8 +94,8 @@ def _update(run: Run) -> Program:
       learner.credit, state.credit_state, rollout)[0], run.parts.mesh)
   return Program(
       'update', learner.update, (state, credit, shapes.abstract_key()), {},
-      held=_reference(run), tokens=run.rows * run.length * run.parts.batching
-      .epochs, rate='trained')
+      run.parts.mesh, state.params, held=_reference(run),
+      tokens=run.rows * run.length * run.parts.batching.epochs, rate='trained')
 
 
 def _score(run: Run) -> Program | None:
@@ -100,16 +107,28 @@ def _score(run: Run) -> Program | None:
   return Program(
       'score', learner.score,
       (state.params, _reference(run), shapes.abstract_rollout(run)), {},
-      held=state.opt_state, tokens=run.rows * run.length, rate='scored')
+      run.parts.mesh, state.params, held=state.opt_state,
+      tokens=run.rows * run.length, rate='scored')
+
+
+def _reshard(run: Run) -> Program | None:
+  """The copy of the weights that the sampler draws with."""
+  parts, state = run.parts, shapes.abstract_state(run)
+  if not parts.serving.copied:
+    return None
+  return Program(
+      'reshard', make_copy(parts.model, parts.serving), (state.params,), {},
+      parts.mesh, state.params, held=(state.opt_state, _reference(run)),
+      tokens=0, rate='')
 
 
 def _sample(run: Run) -> Program:
   """What the loop calls: prefill and decode in one program."""
-  parts, state = run.parts, shapes.abstract_state(run)
-  rows = shapes.in_rows(
-      jax.ShapeDtypeStruct((run.rows,), jnp.int32), parts.mesh)
-  args = (parts.model, parts.sampler, state.params,
-          shapes.abstract_prompts(run), shapes.abstract_key())
+  parts, mesh = run.parts, run.parts.serving.mesh
+  params, held = _served(run)
+  rows = shapes.in_rows(jax.ShapeDtypeStruct((run.rows,), jnp.int32), mesh)
+  args = (parts.model, parts.sampler, params, shapes.abstract_prompts(run),
+          shapes.abstract_key())
   kwargs = dict(samples=run.samples, row_ids=rows, max_tokens=rows)
   static = ('config', 'sampler', 'samples')
   drawn = jax.eval_shape(
@@ -117,34 +136,33 @@ def _sample(run: Run) -> Program:
   # As `training.steps` has it: every device keeps its rows.
   places = jax.tree.map(
       lambda x: (partitioning.rows if x.ndim else partitioning.replicated)(
-          parts.mesh), drawn)
+          mesh), drawn)
   return Program(
       'sample', jax.jit(sampling.sample, static_argnames=static,
-                        out_shardings=places), args, kwargs,
-      held=(state.opt_state, _reference(run)),
+                        out_shardings=places), args, kwargs, mesh, params, held,
       tokens=run.rows * parts.sampler.max_tokens, rate='sampled',
       trips=parts.sampler.max_tokens - 1)
 
 
 def _prefill(run: Run) -> Program:
   """The first part of the sampler."""
-  parts, state = run.parts, shapes.abstract_state(run)
+  parts = run.parts
+  params, held = _served(run)
   return Program(
       'prefill', jax.jit(sampling.prefill, static_argnums=(0, 3, 4)),
-      (parts.model, state.params, shapes.abstract_prompts(run), run.samples,
-       parts.sampler.max_tokens), {},
-      held=(state.opt_state, _reference(run)),
+      (parts.model, params, shapes.abstract_prompts(run), run.samples,
+       parts.sampler.max_tokens), {}, parts.serving.mesh, params, held,
       tokens=run.prompts * run.prompt_length, rate='prompt')
 
 
 def _decode(run: Run) -> Program:
   """The second part, whose cache is given and taken back."""
-  parts, state = run.parts, shapes.abstract_state(run)
+  parts, mesh = run.parts, run.parts.serving.mesh
+  params, held = _served(run)
   hidden, cache = jax.eval_shape(
       lambda params, prompts: sampling.prefill(
           parts.model, params, prompts, run.samples,
-          parts.sampler.max_tokens), state.params, shapes.abstract_prompts(run))
-  mesh = parts.mesh
+          parts.sampler.max_tokens), params, shapes.abstract_prompts(run))
   in_rows = lambda tree: shapes.in_rows(tree, mesh)
   cache = shapes.placed(cache, jax.tree.map(
       lambda x: shapes.cache_sharding(mesh, x.shape), cache))
@@ -158,12 +176,12 @@ def _decode(run: Run) -> Program:
   function = jax.jit(
       sampling.decode, static_argnums=(0, 1), donate_argnums=4,
       in_shardings=(None, None, free, None, None, None),
-      out_shardings=sampling.Loop(*[None] * 6, cache=free))
+      out_shardings=sampling.Loop(
+          **{name: None for name in sampling.Loop._fields} | {'cache': free}))
   return Program(
       'decode', function,
-      (parts.model, parts.sampler, state.params, in_rows(hidden), cache,
-       in_rows(keys), in_rows(ints), in_rows(ints)), {},
-      held=(state.opt_state, _reference(run)),
+      (parts.model, parts.sampler, params, in_rows(hidden), cache,
+       in_rows(keys), in_rows(ints), in_rows(ints)), {}, mesh, params, held,
       tokens=run.rows * parts.sampler.max_tokens, rate='sampled',
       trips=parts.sampler.max_tokens - 1)
 
@@ -178,6 +196,15 @@ def learner_rollout(learner, run: Run, params, state) -> Rollout:
   return shapes.in_rows(rollout, run.parts.mesh)
 
 
+def _served(run: Run):
+  """(the sampler's weights, what lies beside them while it runs)."""
+  state, serving = shapes.abstract_state(run), run.parts.serving
+  beside = state.opt_state, _reference(run)
+  if not serving.copied:
+    return state.params, beside
+  return abstract_copy(run.parts.model, serving), (state.params, beside)
+
+
 def _learner(run: Run):
   parts = run.parts
   reference = jax.tree.map(lambda x: x.sharding, _reference(run))
@@ -185,7 +212,8 @@ def _learner(run: Run):
       parts.model, run.method, parts.optimizer, parts.mesh,
       batching=parts.batching, temperature=parts.sampler.temperature or 1.0,
       schedule=parts.schedule, state_shardings=shapes.shardings(run),
-      reference_shardings=reference)
+      reference_shardings=reference, sizes=Sizes(
+          run.samples, run.prompt_length, parts.sampler.max_tokens))
 
 
 def _reference(run: Run):

@@ -19,8 +19,6 @@ def head(topology: str, chip: Chip, run: Run) -> str:
   """What is compiled, and for what."""
   parts, mesh = run.parts, run.parts.mesh
   model, batching = parts.model, parts.batching
-  shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items()
-                     if size > 1) or 'one device'
   chips = mesh.size // chip.devices
   pieces = batching.minibatches * batching.microbatches
   shards = mesh.shape['data'] * mesh.shape['fsdp']
@@ -29,13 +27,21 @@ def head(topology: str, chip: Chip, run: Run) -> str:
       f'{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s, '
       f'{2 * chip.axes} links of {chip.link / 1e9:.0f} GB/s'
       + (f'; {chip.devices} devices a chip' if chip.devices > 1 else ''),
-      f'mesh: {shape}',
+      f'mesh: {_shape(mesh)}' + (
+          f'; the sampler draws on {_shape(parts.serving.mesh)} with weights '
+          f'in {parts.serving.dtype or model.param_dtype}'
+          if parts.serving.copied else ''),
       f'model: {parameters(run) / 1e9:.2f}e9 parameters in '
       f'{model.param_dtype}, computing in {model.dtype}, remat '
       f'{model.remat}, attention {model.attention}',
       f'step: {run.rows} rows of {run.length} tokens ({run.prompt_length} of '
       f'them prompt) in {pieces} pieces of {run.rows // pieces} rows, '
       f'{run.rows / pieces / shards:g} on each shard of rows'])
+
+
+def _shape(mesh) -> str:
+  return ' x '.join(f'{name} {size}' for name, size in mesh.shape.items()
+                    if size > 1) or 'one device'
 
 
 def parameters(run: Run) -> int:
@@ -51,10 +57,11 @@ def program(result: Result, devices: int, per_chip: int) -> str:
   """The lines of one program."""
   title = f'{result.name} (compiled in {result.compile_seconds:.0f} s)'
   lines = ['', title, *_memory(result)]
-  lines.append(
-      f'  FLOPs       {result.flops:.3g} of matrix products a device'
-      + (f', {result.kernel_flops / result.flops:.0%} of them in attention '
-         'kernels' if result.kernel_flops else ''))
+  if result.flops:
+    lines.append(
+        f'  FLOPs       {result.flops:.3g} of matrix products a device'
+        + (f', {result.kernel_flops / result.flops:.0%} of them in attention '
+           'kernels' if result.kernel_flops else ''))
   lines.append(f'  HBM traffic {gib(result.traffic)} GiB a device')
   lines += _collectives(result)
   lines.append(f'  (traffic and collectives: {result.source})')
@@ -107,20 +114,24 @@ def _collectives(result) -> list[str]:
 
 def _speed(result, devices, per_chip) -> list[str]:
   found = result.estimate
+  time = (
+      f'  time        {found.bound:.3g} s at least, from {found.limit} '
+      f'(arithmetic {found.compute:.3g}, memory {found.memory:.3g}, links '
+      f'{found.network:.3g}); {found.apart:.3g} s one after the other')
+  if not result.tokens:
+    return [time]
   fast, slow = (result.tokens / seconds / devices * per_chip
                 for seconds in (found.bound, found.apart))
   return [
-      f'  time        {found.bound:.3g} s at least, from {found.limit} '
-      f'(arithmetic {found.compute:.3g}, memory {found.memory:.3g}, links '
-      f'{found.network:.3g}); {found.apart:.3g} s one after the other',
+      time,
       f'  speed       {slow:,.0f} to {fast:,.0f} tokens {result.rate} a '
       'second and chip']
 
 
 def whole_step(results: list[Result], run: Run, chips: int) -> list[str]:
-  """Seconds of a step of training: sample, score, update."""
+  """Seconds of a step of training: copy, sample, score, update."""
   by_name = {result.name: result for result in results}
-  parts = [by_name[name] for name in ('sample', 'score', 'update')
+  parts = [by_name[name] for name in ('reshard', 'sample', 'score', 'update')
            if name in by_name]
   if not {'sample', 'update'} <= by_name.keys():
     return []
@@ -173,10 +184,20 @@ def as_json(topology: str, chip: Chip, run: Run,
   mesh = run.parts.mesh
   return json.loads(json.dumps(dict(
       topology=topology, chips=mesh.size // chip.devices,
-      mesh=dict(mesh.shape), rows=run.rows, length=run.length,
-      prompt_length=run.prompt_length, parameters=parameters(run),
+      mesh=dict(mesh.shape), rollout=_rollout(run), rows=run.rows,
+      length=run.length, prompt_length=run.prompt_length,
+      parameters=parameters(run),
       batching=run.parts.batching._asdict(),
       remat=run.parts.model.remat, attention=run.parts.model.attention,
       fits=all(result.fits for result in results),
       assumptions=list(roofline.ASSUMPTIONS),
       programs=[result.json() for result in results])))
+
+
+def _rollout(run):
+  """The sampler's layout, None where it is that of the update."""
+  serving = run.parts.serving
+  if not serving.copied:
+    return None
+  return dict(mesh=dict(serving.mesh.shape),
+              dtype=serving.dtype or run.parts.model.param_dtype)

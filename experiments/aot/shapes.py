@@ -187,7 +187,7 @@ def abstract_prompts(run: Run) -> Prompts:
   shape = jax.ShapeDtypeStruct
   return everywhere(Prompts(
       shape((run.prompts, run.prompt_length), jnp.int32),
-      shape((run.prompts,), jnp.int32)), run.parts.mesh)
+      shape((run.prompts,), jnp.int32)), run.parts.serving.mesh)
 
 
 def abstract_key():

@@ -84,11 +84,24 @@ def write_page(path: str | pathlib.Path, result: dict) -> None:
   Raises:
     ValueError: the page lacks the markers.
   """
+  put(path, 'kernels', markdown(result))
+
+
+def put(path: str | pathlib.Path, name: str, table: str) -> None:
+  """Puts a table between the markers of that name on a page.
+
+  Args:
+    path: of the page.
+    name: of the table.
+    table: Markdown.
+
+  Raises:
+    ValueError: the page lacks the markers.
+  """
   path = pathlib.Path(path)
-  text = path.read_text('utf-8')
-  before, begin, rest = text.partition(BEGIN)
-  _, end, after = rest.partition(END)
+  first, last = f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
+  before, begin, rest = path.read_text('utf-8').partition(first)
+  _, end, after = rest.partition(last)
   if not begin or not end:
-    raise ValueError(f'{path} needs the markers {BEGIN} and {END}')
-  path.write_text(
-      f'{before}{BEGIN}\n{markdown(result)}\n{END}{after}', 'utf-8')
+    raise ValueError(f'{path} needs the markers {first} and {last}')
+  path.write_text(f'{before}{first}\n{table}\n{last}{after}', 'utf-8')

@@ -5,8 +5,8 @@
 32 prompts are bandits with 32 answers, 8 of which are right; how likely they
 are at the start differs from prompt to prompt. A held-out problem is like its
 prompt but takes only one of the 8, so many samples solve it only if the policy
-has kept them all. Every arm trains at each rate of the same grid and is judged
-at its own best, by final success.
+has kept them all. Every step has the same length, so arms differ in where they
+go; they are compared where each reaches the same success.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if __name__ == '__main__':
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.figures import beds, drawing, figure, verdict
 from policyopt import methods
@@ -28,7 +29,8 @@ from policyopt.training.credit import assign_credit, init_credit
 
 METHODS = ('agrae',)
 _PROMPTS, _SAMPLES, _ACTIONS, _RIGHT = 32, 8, 32, 8
-_RATES = (1., 4., 16., 64.)
+# Lengths of a step, and the success at which diversity is compared.
+_LENGTHS, _SUCCESS = (0.5, 1., 2.), 0.9
 _TRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MANY = _TRIES.index(64)
 # The two in the middle are ablations of the paper: one sign counts tenfold.
@@ -41,27 +43,18 @@ _ARMS = {
     'A-GRAE': methods.agrae}
 
 
-def _best(records, name):
-  """The index of an arm's best rate."""
-  return int(records[name]['success'][:, :, -1].mean(0).argmax())
-
-
-def _at_best(records, name, key):
-  """What an arm recorded at its best rate, [S, ...]."""
-  return records[name][key][:, _best(records, name)]
-
-
-def _last(records, name, key):
-  return _at_best(records, name, key)[:, -1]
+def _reached(records, name, key):
+  """What an arm has when it reaches the success, mean over lengths: [S]."""
+  return records[name][key].mean(1)
 
 
 def _coverage(records, name):
-  return _at_best(records, name, 'held_out')[:, _MANY]
+  return records[name]['held_out'][..., _MANY].mean(1)
 
 
 def _dominance(records):
   """By how much entropy falls at least in the order that is claimed: [S]."""
-  up, none, down = (_last(records, name, 'entropy') for name in (
+  up, none, down = (_reached(records, name, 'entropy_reached') for name in (
       'positive-dominant', 'GRPO', 'negative-dominant'))
   return np.minimum(none - up, down - none)
 
@@ -69,19 +62,20 @@ def _dominance(records):
 CLAIMS = (
     verdict.Claim(
         'A-GRAE raises pass@k at large k over GRPO.',
-        'Held-out pass@64 after the last step, each arm at its best learning '
-        'rate: A-GRAE minus GRPO.', '',
+        'Held-out pass@64 when training success reaches 0.9, mean over '
+        'lengths of a step: A-GRAE minus GRPO.', '',
         lambda r: _coverage(r, 'A-GRAE') - _coverage(r, 'GRPO')),
     verdict.Claim(
         'A-GRAE raises pass@1 over GRPO at the same time.',
-        'Success on the training prompts after the last step, each arm at its '
-        'best learning rate: A-GRAE minus GRPO.', '',
-        lambda r: _last(r, 'A-GRAE', 'success') - _last(r, 'GRPO', 'success')),
+        'Training success, mean over training and lengths of a step: A-GRAE '
+        'minus GRPO.', '',
+        lambda r: (r['A-GRAE']['success'] - r['GRPO']['success']).mean((1, 2))
+    ),
     verdict.Claim(
         'Amplifying right answers loses entropy, amplifying wrong ones keeps '
         'it.',
-        'Entropy after the last step, each arm at its best learning rate: the '
-        'smaller of negative-dominant minus GRPO and GRPO minus '
+        'Entropy when training success reaches 0.9, mean over lengths of a '
+        'step: the smaller of negative-dominant minus GRPO and GRPO minus '
         'positive-dominant.', 'nats', _dominance),
     verdict.Claim(
         'Answers that nobody sampled gain under A-GRAE, and stand still under '
@@ -95,46 +89,55 @@ CLAIMS = (
 
 
 def run(fast: bool = False) -> dict:
-  """Trains every arm at every rate.
+  """Trains every arm with steps of each length.
 
   Args:
-    fast: fewer seeds, steps and rates.
+    fast: fewer seeds, steps and lengths.
 
   Returns:
-    The records: arm -> 'success' and 'entropy' [S, rates, points], 'held_out'
-    [S, rates, k], 'movement' and 'balance' [S, prompts]; 'step' [points],
-    'rate' [rates].
+    The records: arm -> 'success' and 'entropy' [S, lengths, points],
+    'held_out' [S, lengths, k] and 'entropy_reached' [S, lengths] where success
+    reaches 0.9 (or at the end), 'movement' and 'balance' [S, prompts]; 'step'
+    [points].
   """
-  count, steps, rates = (3, 40, _RATES[1:3]) if fast else (32, 200, _RATES)
-  apart = steps // 40
+  count, steps, lengths = (3, 60, _LENGTHS[1:2]) if fast else (
+      32, 160, _LENGTHS)
+  apart = steps // 20
   keys = beds.seeds(count)
   records = {}
   for name, make in _ARMS.items():
-    one = lambda key, make=make: _arm(make(), key, steps, apart, rates)
+    one = lambda key, make=make: _arm(make(), key, steps, apart, lengths)
     records[name] = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
-  return records | {
-      'step': np.arange(0, steps + 1, apart), 'rate': np.array(rates)}
+  return records | {'step': np.arange(0, steps + 1, apart)}
 
 
-def _arm(method, key, steps, apart, rates):
+def _arm(method, key, steps, apart, lengths):
   """One seed of one method."""
   drawn, train, probe = jax.random.split(key, 3)
   world = _world(drawn)
 
-  def at(rate):
+  def at(length):
     seen = beds.learn(
         world, method, train, steps=steps, prompts=_PROMPTS, samples=_SAMPLES,
-        learning_rate=rate, watch=lambda logits: dict(
+        learning_rate=length, optimizer=_steps_of_length,
+        watch=lambda logits: dict(
             success=beds.objective(world, logits),
             entropy=beds.entropy(world, logits),
             held_out=_held_out(logits)))
-    return seen
+    there = seen['success'] >= _SUCCESS
+    first = jnp.where(there.any(), jnp.argmax(there), steps)
+    return dict(
+        success=seen['success'][::apart], entropy=seen['entropy'][::apart],
+        held_out=seen['held_out'][first],
+        entropy_reached=seen['entropy'][first])
 
-  seen = jax.vmap(at)(jnp.array(rates))
   movement, balance = _first_step(world, method, probe)
-  return dict(
-      success=seen['success'][:, ::apart], entropy=seen['entropy'][:, ::apart],
-      held_out=seen['held_out'][:, -1], movement=movement, balance=balance)
+  return jax.vmap(at)(jnp.array(lengths)) | dict(
+      movement=movement, balance=balance)
+
+
+def _steps_of_length(length):
+  return optax.chain(optax.normalize_by_update_norm(), optax.sgd(length))
 
 
 def _world(key) -> beds.World:
@@ -178,24 +181,30 @@ def _first_step(world, method, key):
 
 
 def plot(records: dict):
-  """Success, entropy, coverage, and where unsampled answers go."""
+  """Success, diversity at each success, coverage, unsampled answers."""
   made, axes = drawing.panels(4, columns=4, width=3.2)
+  middle = records['GRPO']['success'].shape[1] // 2
   for axis, key, label in zip(
       axes, ('success', 'entropy'), ('success rate', 'entropy in nats')):
-    drawing.curves(axis, {name: _at_best(records, name, key)
+    drawing.curves(axis, {name: records[name][key][:, middle]
                           for name in _ARMS}, x=records['step'])
     drawing.dress(axis, key.capitalize(), 'step', label)
-  drawing.curves(axes[2], {name: _at_best(records, name, 'held_out')
+  drawing.curves(axes[2], {name: records[name]['held_out'].mean(1)
                            for name in _ARMS}, x=np.array(_TRIES))
   axes[2].set_xscale('log', base=2)
-  drawing.dress(axes[2], 'Held out', 'samples k', 'pass@k')
+  drawing.dress(axes[2], f'Held out, at success {_SUCCESS}', 'samples k',
+                'pass@k')
   for name, color in zip(_ARMS, drawing.COLORS):
     axes[3].plot(records[name]['balance'][0], records[name]['movement'][0],
                  '.', color=color, markersize=5)
   drawing.dress(axes[3], 'Unsampled answers', 'ΣA / B in a group',
                 'movement of logits / π')
-  axes[3].set_xscale('symlog', linthresh=1e-3)
-  axes[3].set_yscale('symlog', linthresh=1e-3)
+  for scale in axes[3].set_xscale, axes[3].set_yscale:
+    scale('symlog', linthresh=1e-2)
+  for axis in axes[3].xaxis, axes[3].yaxis:
+    axis.set_ticks([-0.1, -0.01, 0, 0.01, 0.1])
+  for axis in axes[:3]:
+    axis.lines[-1].set_linestyle('--')  # It may lie upon GRPO's.
   drawing.legend(made, axes[0])
   return made
 

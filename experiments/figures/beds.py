@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from policyopt import credit, types
@@ -21,9 +20,6 @@ from policyopt.envs import exact
 from policyopt.training.credit import assign_credit, init_credit
 
 Array = jax.Array
-
-# Batches whose gradients exist at a time.
-_AT_ONCE = 128
 
 
 class World(NamedTuple):
@@ -47,54 +43,6 @@ class World(NamedTuple):
   def total(self) -> Array:
     """The sum of all rewards, f32[Q, Y]."""
     return self.reward + sum(self.channels.values())
-
-
-class Measured(NamedTuple):
-  """What an estimator gave; D numbers of a gradient.
-
-  Attributes:
-    mean: f64[D] of the estimates.
-    error: f64[D], standard errors of the means.
-    target: f64[D], what the estimate is compared with.
-    variance: of one batch's estimate, summed over D.
-    rows: responses that were sampled.
-  """
-  mean: np.ndarray
-  error: np.ndarray
-  target: np.ndarray
-  variance: float
-  rows: int
-
-  @property
-  def bias(self) -> float:
-    """‖mean − target‖ / ‖target‖."""
-    return float(np.linalg.norm(self.mean - self.target)
-                 / np.linalg.norm(self.target))
-
-  @property
-  def largest_z(self) -> float:
-    """The largest distance from the target, in standard errors."""
-    # What cannot vary is compared as it is, up to rounding.
-    floor = 1e-7 * np.abs(self.target).max() + 1e-12
-    return float((np.abs(self.mean - self.target)
-                  / np.maximum(self.error, floor)).max())
-
-  @property
-  def scale(self) -> float:
-    """c of the multiple of the target that is nearest to the mean."""
-    return float(self.mean @ self.target / (self.target @ self.target))
-
-  @property
-  def angle(self) -> float:
-    """Degrees between the mean and the target."""
-    cosine = self.mean @ self.target / np.linalg.norm(
-        self.mean) / np.linalg.norm(self.target)
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-  @property
-  def noise(self) -> float:
-    """Variance over the squared norm of the mean: what steps suffer from."""
-    return self.variance / float(self.mean @ self.mean)
 
 
 def sequence_average(method: types.Method) -> types.Method:
@@ -122,7 +70,8 @@ def entropy(world: World, logits) -> Array:
   return jax.vmap(one)(logits).mean()
 
 
-def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
+def draw(world: World, logits, key, prompts, samples: int,
+         sampler=None) -> types.Rollout:
   """A batch from the tabular policies; consumes the key.
 
   Args:
@@ -131,6 +80,8 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
     key: random key.
     prompts: i32[N], which prompt each group answers.
     samples: G.
+    sampler: f32[Q, prefixes, V], logits that the rows are drawn with instead;
+      'log_probs' are theirs, 'old_log_probs' and all else those of `logits`.
 
   Returns:
     A Rollout of N*G rows with rewards on their last tokens. `extras` has what
@@ -142,19 +93,20 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
   bed = world.bed
   prompt = jnp.repeat(jnp.asarray(prompts, jnp.int32), samples)
   tables = jax.vmap(exact.log_probs, (None, 0))(bed, logits)  # [Q, Y, T]
-  chances = _counted(world, tables).sum(-1)
+  chances = counted(world, tables).sum(-1)
+  drawn = tables if sampler is None else jax.vmap(
+      exact.log_probs, (None, 0))(bed, sampler)
   # Sequences that differ after their end only are drawn as one would expect.
-  index = jax.random.categorical(key, tables.sum(-1)[prompt])
+  index = jax.random.categorical(key, drawn.sum(-1)[prompt])
   length = bed.sequences.shape[1] * jnp.ones(len(bed.sequences), jnp.int32)
   length = (length if world.length is None else world.length)[index]
   place = jnp.arange(bed.sequences.shape[1])[None]
   last = place == length[:, None] - 1
   pay = lambda reward: jnp.where(last, reward[prompt, index][:, None], 0.)
   greedy = jnp.argmax(chances, axis=-1)
-  log_probs = tables[prompt, index]
   return types.Rollout(
       tokens=bed.sequences[index], mask=place < length[:, None],
-      log_probs=log_probs,
+      log_probs=drawn[prompt, index],
       group=jnp.repeat(jnp.arange(len(prompts), dtype=jnp.int32), samples),
       rewards={'accuracy': pay(world.reward),
                **{name: pay(x) for name, x in world.channels.items()}},
@@ -164,7 +116,8 @@ def draw(world: World, logits, key, prompts, samples: int) -> types.Rollout:
           entropy=_token_entropy(world, logits, prompt, index),
           sum_squared_probs=_of_prefixes(world, jnp.square(
               jax.nn.softmax(logits)).sum(-1), prompt, index),
-          truncated=jnp.zeros(len(prompt), bool), old_log_probs=log_probs,
+          truncated=jnp.zeros(len(prompt), bool),
+          old_log_probs=tables[prompt, index],
           ref_log_probs=jax.vmap(exact.log_probs, (None, 0))(
               bed, world.reference)[prompt, index],
           greedy_reward=jnp.take_along_axis(
@@ -205,53 +158,11 @@ def _ascent(world, method, assigned, logits):
   return -jax.grad(loss)(logits)
 
 
-def measure(world: World, method: types.Method, logits, target, *,
-            prompts: int, samples: int, rows: int, seed=0) -> Measured:
-  """Mean and variance of a method's gradient over many batches.
-
-  Args:
-    world: Q prompts.
-    method: its credit chains and its loss are used; the chains start anew.
-    logits: f32[Q, prefixes, V], of the policies.
-    target: f32[Q, prefixes, V], what the gradient is compared with.
-    prompts: N of a batch, drawn with replacement; Q itself: each once.
-    samples: G.
-    rows: responses to sample in all, at least.
-    seed: of the random key.
-
-  Returns:
-    Measured.
-  """
-  pieces = -(-rows // (prompts * samples * _AT_ONCE))
-  target = jnp.asarray(target).reshape(-1)
-
-  def one(key):
-    chosen, drawn = jax.random.split(key)
-    rollout = draw(
-        world, logits, drawn, _choose(world, chosen, prompts), samples)
-    return gradient(
-        world, method, init_credit(method), logits, rollout)[0].reshape(-1)
-
-  def piece(key):
-    # Centred, so that float32 sums keep their digits.
-    given = jax.vmap(one)(jax.random.split(key, _AT_ONCE)) - target[None]
-    return given.sum(0), jnp.square(given).sum(0)
-
-  keys = jax.random.split(jax.random.key(seed), pieces)
-  total, squares = (np.asarray(x, np.float64).sum(0) for x in jax.jit(
-      lambda keys: jax.lax.map(piece, keys))(keys))
-  count = pieces * _AT_ONCE
-  mean = total / count
-  variance = np.maximum(squares / count - mean ** 2, 0) * count / (count - 1)
-  target = np.asarray(target, np.float64)
-  return Measured(mean + target, np.sqrt(variance / count), target,
-                  float(variance.sum()), count * prompts * samples)
-
-
 def learn(world: World, method: types.Method, key, *, steps: int,
           prompts: int, samples: int, learning_rate: float,
           watch: Callable[[Array], dict[str, Array]], reuse: int = 1,
-          optimizer=optax.sgd, start=None, extras=None) -> dict[str, Array]:
+          optimizer=optax.sgd, start=None, extras=None,
+          sampler=None, lag: int = 0, rounds: int = 1) -> dict[str, Array]:
   """Trains the tabular policies with a method; pure, so map it over keys.
 
   Args:
@@ -268,6 +179,10 @@ def learn(world: World, method: types.Method, key, *, steps: int,
     start: f32[Q, prefixes, V], logits; None: those of the reference.
     extras: (rollout, key) -> further `extras` of each batch; None: none
       besides 'progress'.
+    sampler: (logits, state of the credit chains) -> logits that batches are
+      drawn with; None: the same.
+    lag: steps by which the sampler's logits are older than the learner's.
+    rounds: so many times N groups are drawn, of which `live_groups` are kept.
 
   Returns:
     What `watch` gave, stacked, [steps + 1, ...].
@@ -275,11 +190,15 @@ def learn(world: World, method: types.Method, key, *, steps: int,
   rule = optimizer(learning_rate)
 
   def step(carry, given):
-    logits, state, moments = carry
+    logits, state, moments, past = carry
     index, key = given
     chosen, drawn = jax.random.split(key)
+    past = jnp.concatenate([past[1:], logits[None]])
     rollout = draw(
-        world, logits, drawn, _choose(world, chosen, prompts), samples)
+        world, logits, drawn, _choose(world, chosen, rounds * prompts),
+        samples, past[0] if sampler is None else sampler(past[0], state))
+    if rounds > 1:
+      rollout = live_groups(rollout, prompts, samples)
     known = dict(progress=jnp.full(len(rollout.group), index / steps))
     if extras is not None:
       known |= extras(rollout, jax.random.fold_in(key, 1))
@@ -294,14 +213,35 @@ def learn(world: World, method: types.Method, key, *, steps: int,
 
     (after, moments), _ = jax.lax.scan(
         update, (logits, moments), None, length=reuse)
-    return (after, state, moments), watch(logits)
+    return (after, state, moments, past), watch(logits)
 
   start = world.reference if start is None else start
-  (logits, _, _), seen = jax.lax.scan(
-      step, (start, init_credit(method), rule.init(start)),
+  past = jnp.broadcast_to(start, (lag + 1, *start.shape))
+  (logits, *_), seen = jax.lax.scan(
+      step, (start, init_credit(method), rule.init(start), past),
       (jnp.arange(steps), jax.random.split(key, steps)))
   return jax.tree.map(
       lambda x, last: jnp.concatenate([x, last[None]]), seen, watch(logits))
+
+
+def live_groups(rollout: types.Rollout, groups: int,
+                samples: int) -> types.Rollout:
+  """The first N groups whose rows differ in reward; others if there are fewer.
+
+  Args:
+    rollout: from `draw`.
+    groups: N.
+    samples: G.
+
+  Returns:
+    A Rollout of N*G rows.
+  """
+  earned = types.total_reward(rollout).sum(1).reshape(-1, samples)
+  order = jnp.argsort(jnp.ptp(earned, axis=1) == 0, stable=True)[:groups]
+  rows = (order[:, None] * samples + jnp.arange(samples)[None]).reshape(-1)
+  kept = jax.tree.map(lambda x: x[rows], rollout)
+  return kept._replace(group=jnp.repeat(
+      jnp.arange(groups, dtype=jnp.int32), samples))
 
 
 def seeds(count: int) -> Array:
@@ -316,8 +256,8 @@ def _choose(world, key, prompts):
   return jax.random.randint(key, (prompts,), 0, count)
 
 
-def _counted(world, tables):
-  """Log-probabilities [Q, Y, T], 0 where a sequence has ended."""
+def counted(world, tables):
+  """Log-probabilities f32[Q, Y, T] with 0 where a sequence has ended."""
   if world.length is None:
     return tables
   place = jnp.arange(tables.shape[-1])[None]

@@ -3,7 +3,7 @@
     python experiments/figures/ngrpo.py [--fast]
 
 64 prompts, each with one right answer out of 64 sequences of three tokens and
-a first chance of 0.001 to 0.1 to find it, so that most groups of 8 are all
+a first chance of 0.0001 to 0.03 to find it, so that most groups of 8 are all
 wrong. Each batch serves four updates, so the clips act. Flat groups weigh
 nothing, as with DAPO and NGRPO, but are not replaced by new ones. Every arm
 has the learning rate of one grid with which it does best on other seeds.
@@ -28,7 +28,7 @@ from policyopt.envs import exact
 
 METHODS = ('ngrpo',)
 _PROMPTS, _SAMPLES, _BRANCHES, _TOKENS, _REUSE = 64, 8, 4, 3, 4
-_RATES = (5., 20., 80.)
+_RATES = (80., 320., 1280.)
 # pass@k is seen for these k, and its area is the mean over them.
 _KS = tuple(2 ** i for i in range(9))
 _ARMS = {
@@ -72,7 +72,7 @@ def run(fast: bool = False) -> dict:
     arm -> 'pass_at_k' [S, points, k], 'entropy', 'mixed' and 'failed'
     [S, points], 'rate', 'scores'; and 'step' [points].
   """
-  count, tries, points, apart = (3, 2, 5, 5) if fast else (16, 8, 31, 10)
+  count, tries, points, apart = (3, 2, 5, 5) if fast else (16, 6, 25, 5)
   steps = (points - 1) * apart
   records = {
       name: tuning.tuned(
@@ -103,12 +103,12 @@ def _train(method, steps, apart, key, rate):
 
 
 def _world(key) -> beds.World:
-  """Random policies; right is what has a chance of about 0.001 to 0.1."""
+  """Random policies; right is what has a chance of about 0.0001 to 0.03."""
   bed = exact.make_bed(_BRANCHES, _TOKENS)
   shape, wanted = jax.random.split(key)
   logits = 1.5 * jax.random.normal(shape, (_PROMPTS, bed.prefixes, _BRANCHES))
   wanted = jax.random.uniform(
-      wanted, (_PROMPTS, 1), minval=np.log(1e-3), maxval=np.log(0.1))
+      wanted, (_PROMPTS, 1), minval=np.log(1e-4), maxval=np.log(0.03))
   log_p = jax.vmap(exact.log_probs, (None, 0))(bed, logits).sum(-1)
   right = jnp.argmin(jnp.abs(log_p - wanted), axis=1)
   return beds.World(bed, jax.nn.one_hot(right, log_p.shape[1]), logits)

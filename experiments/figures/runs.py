@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
@@ -11,6 +11,7 @@ import numpy as np
 from configs import common
 from policyopt import methods
 from policyopt.training import one_program
+from policyopt.types import Method
 
 # So many seeds are the least that a verdict rests on.
 SEEDS = 16
@@ -61,7 +62,8 @@ def config(task: str, alphabet: str, *, max_tokens: int, steps: int,
 
 def train(settings: ml_collections.ConfigDict,
           arms: Mapping[str, Mapping], seeds: int,
-          keep: tuple[str, ...] = ('reward',)) -> dict:
+          keep: tuple[str, ...] = ('reward',),
+          finish: Callable[[str, Method], Method] | None = None) -> dict:
   """Every arm from the same warm start, with the same seeds.
 
   Seed s draws the same problems and the same random numbers in every arm, so
@@ -71,7 +73,8 @@ def train(settings: ml_collections.ConfigDict,
     settings: what the arms have in common, from `config`.
     arms: name -> keys that differ, as 'method' or 'method_kw.beta'.
     seeds: S.
-    keep: metrics of each step that are wanted.
+    keep: metrics of each step that are wanted, of arms that report them.
+    finish: (arm, its method) -> the method that is trained; None: the same.
 
   Returns:
     arm -> {metric f32[S, steps], 'pass1_before' and 'pass1' f32[S], 'solved'
@@ -81,7 +84,10 @@ def train(settings: ml_collections.ConfigDict,
   for name, changes in arms.items():
     changed = settings.copy_and_resolve_references()
     changed.update_from_flattened_dict(dict(changes))
-    program = one_program.make_program(changed, methods.from_config(changed))
+    method = methods.from_config(changed)
+    if finish is not None:
+      method = finish(name, method)
+    program = one_program.make_program(changed, method)
     if params is None:
       params = jax.jit(program.init)(jax.random.key(settings.seed))
     made[name] = _many(program, params, seeds, keep)
@@ -92,7 +98,7 @@ def _many(program: one_program.Program, params, seeds, keep):
   def one(key):
     run = program.train(key, params)
     return dict(
-        {name: run.metrics[name] for name in keep},
+        {name: run.metrics[name] for name in keep if name in run.metrics},
         pass1_before=run.before.solved.mean(), pass1=run.after.solved.mean(),
         solved=run.after.solved)
 

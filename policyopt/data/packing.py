@@ -13,7 +13,8 @@ HEIGHTS = 4
 
 def pack_examples(
     prompts: types.Prompts, answers: types.Prompts, rows: int | None,
-    length: int, *, pad_id: int = 0) -> dict[str, np.ndarray]:
+    length: int, *, pad_id: int = 0,
+    chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
   """Prompt and answer of each example side by side, several to a row.
 
   First fit: each example goes into the first row with room, in the order
@@ -26,11 +27,13 @@ def pack_examples(
     rows: R; None for as many as needed.
     length: T, tokens in a row.
     pad_id: fills the rest.
+    chosen: bool[N, A], the tokens of the answers that are to be learned; None:
+      all.
 
   Returns:
     tokens i32[R, T]; positions i32[R, T], from 0 in each example; segments
     i32[R, T], 1, 2, ... in each row and 0 on padding; mask bool[R, T], True
-    on the tokens of the answers.
+    on the tokens of the answers, or the chosen ones.
 
   Raises:
     ValueError: if an example is longer than a row, or the rows are too few.
@@ -48,6 +51,9 @@ def pack_examples(
   answer_length = np.asarray(answers.length, np.int32)
   prompt_tokens = np.asarray(prompts.tokens)
   answer_tokens = np.asarray(answers.tokens)
+  if chosen is None:
+    chosen = np.ones(answer_tokens.shape, bool)
+  chosen = np.asarray(chosen)
   if prompt_length.shape != answer_length.shape:
     raise ValueError(
         f'{prompt_length.size} prompts do not go with {answer_length.size} '
@@ -73,7 +79,7 @@ def pack_examples(
     packed['tokens'][r, middle:end] = answer_tokens[i, :answer_length[i]]
     packed['positions'][r, s:end] = np.arange(end - s)
     packed['segments'][r, s:end] = segment[r]
-    packed['mask'][r, middle:end] = True
+    packed['mask'][r, middle:end] = chosen[i, :answer_length[i]]
   return packed
 
 

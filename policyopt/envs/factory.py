@@ -14,8 +14,8 @@ TASKS = {
     'gsm8k': 'math', 'jsonl': 'math', 'math500': 'math',
     'minerva_math': 'math', 'reasoning_gym': 'reasoning_gym', 'tfds': 'math',
     **{name: f'synthetic.{name}' for name in (
-        'countdown', 'families', 'lengths', 'modes', 'modular', 'parity',
-        'rules', 'sorting')}}
+        'countdown', 'families', 'gridworld', 'lengths', 'modes', 'modular',
+        'parity', 'rules', 'sorting')}}
 _FAMILIES = frozenset({'reasoning_gym', 'tfds'})
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt import types
+from policyopt.envs import turns
 from policyopt.names import check_name
 
 Array = jax.Array
@@ -32,6 +33,27 @@ class Text(NamedTuple):
   length: Array
 
 
+class World(NamedTuple):
+  """How a task over an alphabet answers back; functions of ONE problem.
+
+  Attributes:
+    limit: most turns of a conversation.
+    action: most symbols of an action, the stop token included.
+    reply: most symbols of a reply, at least 1.
+    begin: problem -> state, any tree of arrays.
+    step: (problem, state, action Text without its stop token) -> (state,
+      {channel: f32[]}, whether the conversation is over).
+    observe: (problem, state) -> (Text of the reply, number of the state
+      i32[] >= 0).
+  """
+  limit: int
+  action: int
+  reply: int
+  begin: Callable[[Any], Any]
+  step: Callable[[Any, Any, Text], tuple[Any, dict[str, Array], Array]]
+  observe: Callable[[Any, Any], tuple[Text, Array]]
+
+
 class Task(NamedTuple):
   """A task over an alphabet of K characters.
 
@@ -42,12 +64,15 @@ class Task(NamedTuple):
     draw: key -> problem, any tree of arrays; consumes the key.
     prompt: problem -> Text of at most `prompt_width` symbols; two problems
       with the same prompt must be the same problem.
-    answer: problem -> Text of a right answer, without a stop symbol.
+    answer: problem -> Text of a right answer, without a stop symbol; with a
+      world, of the actions one after the other, each of `world.action` symbols.
     judge: (problem, Text) -> {channel: f32[]}. Of the response everything up
       to its stop token counts; a token that is no symbol is K. None: 1 in
       channel 'accuracy' for exactly `answer`.
     finished: whether `judge` asks that the response ended with a stop token;
       without one it then earns nothing.
+    world: what answers back; it judges in the place of `judge`. None: the
+      policy speaks once.
   """
   name: str
   alphabet: str
@@ -57,6 +82,7 @@ class Task(NamedTuple):
   answer: Callable[[Any], Text]
   judge: Callable[[Any, Text], dict[str, Array]] | None = None
   finished: bool = True
+  world: World | None = None
 
 
 def environment(
@@ -88,11 +114,10 @@ def environment(
   table = _tokens(task, tokenizer)
   symbol_of = np.full(tokenizer.vocab_size, len(task.alphabet), np.int32)
   symbol_of[table] = np.arange(len(table))
-  # Arrays of the host: a traced function may not leave its own behind.
-  key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
 
   def problem(index):
-    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), index)
+    # Made here: to make an environment compiles nothing.
+    key = jax.random.fold_in(jax.random.key(seed), index)
     return _in_split(task, key, split)
 
   def read(tokens, length):
@@ -142,10 +167,60 @@ def environment(
         jnp.asarray(responses.length))
     return types.Scores(earned, jnp.zeros(ids_.shape, jnp.int32), ids_)
 
-  return types.Environment(
+  env = types.Environment(
       name=task.name, size=size, max_prompt=task.prompt_width,
       reset=jax.jit(reset), score=jax.jit(score), answer=jax.jit(answer),
       answer_ids=True, pure=True)
+  if task.world is None:
+    return env
+  return _with_turns(env, task, problem, read, write, tokenizer.stop_tokens)
+
+
+def _with_turns(env, task, problem, read, write, stop) -> types.Environment:
+  """An environment that answers back."""
+  world = task.world
+
+  def begin(ids):
+    def one(i):
+      asked = problem(i)
+      return asked, world.begin(asked)
+    return jax.vmap(one)(ids)
+
+  def step(state, actions):
+    def one(state, tokens, length):
+      asked, at = state
+      at, earned, over = world.step(asked, at, read(tokens, length)[0])
+      return (asked, at), {
+          name: jnp.asarray(x, jnp.float32) for name, x in earned.items()}, over
+    return jax.vmap(one)(state, *actions)
+
+  def observe(state):
+    def one(state):
+      text, number = world.observe(*state)
+      return types.Prompts(*write(text, world.reply)), number
+    return jax.vmap(one)(state)
+
+  spoken = types.Turns(
+      world.limit, world.action, world.reply, stop, begin, step, observe)
+
+  def answer(ids):
+    ids = jnp.asarray(ids, jnp.int32)
+
+    def one(i):
+      text = task.answer(problem(i))
+      return types.Prompts(*write(text, text.symbols.shape[0]))
+    return turns.follow(spoken, ids, jax.vmap(one)(ids))
+
+  def score(ids, responses):
+    ids = jnp.asarray(ids, jnp.int32)
+    heard = turns.replay(spoken, ids, responses)
+    return types.Scores(
+        {name: x.sum(axis=1) for name, x in heard.rewards.items()},
+        jnp.zeros(ids.shape, jnp.int32))
+
+  return env._replace(
+      turns=spoken, answer=jax.jit(answer), score=jax.jit(score),
+      answer_ids=False)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -29,14 +29,17 @@ def causal(query: Array, key: Array, value: Array, *,
   out[s] = Σ_{t ∈ seen(s)} softmax_t(cap(scale · query[s]·key[t])) value[t],
   seen(s) = {t ≤ s: segments[t] = segments[s], t > s − window}.
 
+  With fewer queries than keys they are those of the last tokens.
+
   All implementations give the same numbers up to rounding. On padding
   (segment 0) they may differ: nothing reads it.
 
   Args:
     query: [B, S, H, DH].
-    key: [B, S, KV, DH], KV divides H; query heads h use key head h // (H/KV).
-    value: [B, S, KV, DH].
-    segments: i32[B, S], attention stays inside equal segments; 0 is padding.
+    key: [B, T, KV, DH], T ≥ S and KV divides H; query heads h use key head
+      h // (H/KV).
+    value: [B, T, KV, DH].
+    segments: i32[B, T], attention stays inside equal segments; 0 is padding.
     windowed: whether the window applies, also as a traced scalar; None is
       True.
     window: keys that a token sees, itself included; None for all.
@@ -72,8 +75,8 @@ def causal(query: Array, key: Array, value: Array, *,
 def _causal_xla(query, key, value, *, segments, windowed, window, scale,
                 softcap):
   """The mask written out; in blocks of queries when the rows are long."""
-  length = query.shape[1]
-  every = jnp.arange(length)
+  length, before = query.shape[1], key.shape[1] - query.shape[1]
+  every = jnp.arange(before + length)
 
   def block(query, own, index):
     mask = (index[:, None] >= every[None, :])[None]
@@ -86,13 +89,15 @@ def _causal_xla(query, key, value, *, segments, windowed, window, scale,
       mask = mask & near
     return attend(query, key, value, mask, scale=scale, softcap=softcap)
 
+  own = segments if segments is None else segments[:, before:]
   if length <= 2 * _BLOCK:
-    return block(query, segments, every)
+    return block(query, own, every[before:])
   count = -(-length // _BLOCK)
   size = -(-length // count)  # even blocks: the least padding
 
-  own = jnp.zeros((1, length), jnp.int32) if segments is None else segments
-  index = jnp.arange(count * size).reshape(count, size)
+  if own is None:
+    own = jnp.zeros((1, length), jnp.int32)
+  index = before + jnp.arange(count * size).reshape(count, size)
   out = jax.lax.map(
       lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
       (pieces.split(query, count, size), pieces.split(own, count, size),

@@ -35,8 +35,8 @@ def choose(implementation: str, query: Array, key: Array, *,
   Args:
     implementation: 'auto' or a name that is to be taken.
     query: [B, S, H, DH].
-    key: [B, S, KV, DH].
-    segments: i32[B, S] or None.
+    key: [B, T, KV, DH].
+    segments: i32[B, T] or None.
     softcap: of the scores, or None.
 
   Returns:
@@ -85,19 +85,28 @@ def cudnn(query: Array, key: Array, value: Array, *, segments: Array | None,
           softcap: float | None) -> Array:
   """cuDNN's flash attention; see `attention.causal` for the arguments.
 
-  Segments become a bias [B, 1, S, S] in the dtype of the query.
+  Segments, and queries of the last tokens only, become a bias [B, 1, S, T] in
+  the dtype of the query.
   """
   del softcap  # Refused by `choose`.
-  mask = None
+  length, before = query.shape[1], key.shape[1] - query.shape[1]
+  same = None
   if segments is not None:
-    mask = (segments[:, :, None] == segments[:, None, :])[:, None]
+    same = (segments[:, before:, None] == segments[:, None, :])[:, None]
 
   def run(window, query, key, value):
+    mask = same
+    if before:  # cuDNN would take them for the first tokens.
+      index = jnp.arange(before + length)
+      far = index[before:, None] - index[None, :]
+      mask = far >= 0 if window is None else (far >= 0) & (far < window)
+      mask = mask[None, None] if same is None else mask[None, None] & same
     # cuDNN wants one dtype, and counts the keys before a token.
     return jax.nn.dot_product_attention(
         query, key.astype(query.dtype), value.astype(query.dtype), mask=mask,
-        scale=scale, is_causal=True, implementation='cudnn',
-        local_window_size=None if window is None else (window - 1, 0))
+        scale=scale, is_causal=not before, implementation='cudnn',
+        local_window_size=None if window is None or before
+        else (window - 1, 0))
 
   return _either(run, windowed, window)(query, key, value)
 
@@ -114,8 +123,7 @@ def splash(query: Array, key: Array, value: Array, *, segments: Array | None,
     interpret: runs the kernel step by step on any platform, for tests.
   """
   batch, heads, mesh = _shards()
-  length = query.shape[1]
-  pad = [(0, 0), (0, -length % _block(length)), (0, 0), (0, 0)]
+  length, before = query.shape[1], key.shape[1] - query.shape[1]
   # The kernel has no scale of its own.
   query = (query.astype(jnp.promote_types(query.dtype, jnp.float32))
            * scale).astype(query.dtype)
@@ -124,15 +132,16 @@ def splash(query: Array, key: Array, value: Array, *, segments: Array | None,
   if key.shape[2] % tensor:
     key, value = (jnp.repeat(x, tensor // key.shape[2], axis=2)
                   for x in (key, value))
-  inputs = [jnp.pad(x, pad) for x in (query, key, value)]
+  inputs = [_whole_tiles(x) for x in (query, key, value)]
   specs = [P(batch, None, heads, None)] * 3
   if segments is not None:
-    inputs.append(jnp.pad(segments, pad[:2]))
-    specs.append(P(batch, None))
+    inputs += [_whole_tiles(segments[:, before:]), _whole_tiles(segments)]
+    specs += [P(batch, None)] * 2
 
   def run(window, *inputs):
     local = functools.partial(
-        _splash_local, window=window, softcap=softcap, interpret=interpret)
+        _splash_local, before=before, window=window, softcap=softcap,
+        interpret=interpret)
     if mesh is None:
       return local(*inputs)
     # The kernel knows nothing of which axes its values vary over.
@@ -142,28 +151,33 @@ def splash(query: Array, key: Array, value: Array, *, segments: Array | None,
   return _either(run, windowed, window)(*inputs)[:, :length]
 
 
-def _splash_local(query, key, value, segments=None, *, window, softcap,
+def _whole_tiles(x):
+  """Pads axis 1 to whole tiles of the splash kernel."""
+  length = x.shape[1]
+  return jnp.pad(x, [(0, 0), (0, -length % _block(length)),
+                     *[(0, 0)] * (x.ndim - 2)])
+
+
+def _splash_local(query, key, value, *segments, before, window, softcap,
                   interpret):
   """The kernel on one device: [B, S, H, DH] of its own rows and heads."""
   # Here, because Pallas takes half a second to import.
   from jax.experimental.pallas.ops.tpu import splash_attention as lib
-  length, heads = query.shape[1:3]
-  mask = (lib.CausalMask((length, length)) if window is None else
-          lib.LocalMask((length, length), (window - 1, 0), 0))
-  block = _block(length)
+  shape, heads = (query.shape[1], key.shape[1]), query.shape[2]
+  mask = (lib.CausalMask(shape, before) if window is None else
+          lib.LocalMask(shape, (window - 1, 0), before))
+  q, kv = map(_block, shape)
   sizes = lib.BlockSizes(
-      block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
-      block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block,
-      block_kv_dq=block)
+      block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q,
+      block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv)
   kernel = lib.make_splash_mha(
       lib.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1,
       q_seq_shards=1, attn_logits_soft_cap=softcap, interpret=interpret)
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-  if segments is None:
-    out = jax.vmap(kernel)(query, key, value)
+  if segments:
+    out = jax.vmap(kernel)(query, key, value, lib.SegmentIds(*segments))
   else:
-    out = jax.vmap(kernel)(
-        query, key, value, lib.SegmentIds(segments, segments))
+    out = jax.vmap(kernel)(query, key, value)
   return out.swapaxes(1, 2).astype(query.dtype)
 
 
@@ -211,8 +225,9 @@ def _not_cudnn(query, segments, softcap):
     return 'it has no soft cap of the scores'
   if dim % 8 or dim > _widest_head():
     return f'head_dim is {dim}, not a multiple of 8 of at most {_widest_head()}'
-  if segments is not None and length % 2:
-    return f'rows with segments have {length} tokens, an odd number'
+  if segments is not None and (length % 2 or segments.shape[1] % 2):
+    odd = segments.shape[1] if segments.shape[1] % 2 else length
+    return f'rows with segments have {odd} tokens, an odd number'
   return None
 
 

@@ -83,6 +83,27 @@ def take(cache: Cache, rows: Array) -> Cache:
       lambda x: jnp.take(x, rows, axis=2, mode='clip'), cache))
 
 
+def copy_row(cache: Cache, row: Array, source: Cache, origin: Array) -> Cache:
+  """Gives a row the first slots of a row of another cache.
+
+  Args:
+    cache: of T slots.
+    row: i32[], that is written.
+    source: of T or fewer slots.
+    origin: i32[], row of `source` that is read.
+
+  Returns:
+    The cache; slots that `source` lacks keep what they held.
+  """
+  zero = jnp.zeros((), jnp.int32)
+
+  def copy(to, whence):
+    part = jax.lax.dynamic_slice_in_dim(whence, origin, 1, axis=2)
+    return jax.lax.dynamic_update_slice(to, part, (zero, zero, row, zero, zero))
+
+  return jax.tree.map(copy, cache, source)
+
+
 def update_layer(buffer: Array, new: Array, layer: Array,
                  slot: Array) -> tuple[Array, Array]:
   """Writes one layer's new keys (or values), and reads that layer back.
@@ -99,15 +120,35 @@ def update_layer(buffer: Array, new: Array, layer: Array,
   zero = jnp.zeros((), jnp.int32)
   new = new.astype(buffer.dtype)
   if slot.ndim:
-    def write(rows, new, slot):
-      return jax.lax.dynamic_update_slice(
-          rows, new[None], (layer, slot, zero, zero))
-    buffer = jax.vmap(write, (2, 0, 0), 2)(buffer, new, slot)
+    one = new.shape[1] == 1
+    buffer = jax.lax.platform_dependent(
+        buffer, new, layer, slot, default=_write_rows,
+        cpu=_write_tokens if one else _write_rows)
   else:
     buffer = jax.lax.dynamic_update_slice(
         buffer, jnp.swapaxes(new, 0, 1)[None], (layer, slot, zero, zero, zero))
   whole = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
   return buffer, jnp.swapaxes(whole, 0, 1)
+
+
+def _write_rows(buffer, new, layer, slot):
+  zero = jnp.zeros((), jnp.int32)
+
+  def write(rows, new, slot):
+    return jax.lax.dynamic_update_slice(
+        rows, new[None], (layer, slot, zero, zero))
+
+  return jax.vmap(write, (2, 0, 0), 2)(buffer, new, slot)
+
+
+def _write_tokens(buffer, new, layer, slot):
+  """The same for one token in each row, without a bound on the slots.
+
+  XLA's CPU backend does the other as one loop over the rows that copies the
+  whole buffer each time a layer writes: most of the time of a decode step.
+  """
+  return buffer.at[layer, slot, jnp.arange(len(slot))].set(
+      new[:, 0], unique_indices=True, mode='promise_in_bounds')
 
 
 def _constrain(cache):

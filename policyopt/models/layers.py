@@ -9,9 +9,11 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from policyopt.models import attention, moe, partitioning
+from policyopt.models import attention, attention_shared, moe, partitioning
 from policyopt.models import cache as cache_lib
+from policyopt.models.attention_shared import SharedPrompts
 from policyopt.models.config import ModelConfig
+from policyopt.models.matmul import contract
 
 Array = jax.Array
 Params = Any
@@ -31,6 +33,7 @@ class Places(NamedTuple):
     segments: i32[B, S] or None.
     slot: of the first token in the cache, i32[] or i32[B], or None.
     counted: bool[B, S], tokens whose routing is counted, or None.
+    shared: of rows with one prompt and several responses, or None.
   """
   angles: tuple[Array, Array]
   local_angles: tuple[Array, Array] | None = None
@@ -38,11 +41,13 @@ class Places(NamedTuple):
   segments: Array | None = None
   slot: Array | None = None
   counted: Array | None = None
+  shared: SharedPrompts | None = None
 
 
 def places(config: ModelConfig, positions: Array, *,
            segments: Array | None = None, slots: int | None = None,
-           slot: Array | None = None, counted: Array | None = None) -> Places:
+           slot: Array | None = None, counted: Array | None = None,
+           shared: SharedPrompts | None = None) -> Places:
   """Angles and masks, made once for all layers.
 
   Args:
@@ -52,6 +57,7 @@ def places(config: ModelConfig, positions: Array, *,
     slots: T of the cache, or None without one.
     slot: i32[] or i32[B] with a cache.
     counted: bool[B, S] or None.
+    shared: of rows with one prompt and several responses, or None.
 
   Returns:
     Places.
@@ -64,7 +70,7 @@ def places(config: ModelConfig, positions: Array, *,
         positions, config.head_dim, config.local_rope_theta)
   if slots is not None:
     masks = _slot_masks(positions.shape[1], slot, slots, config.window)
-  return Places(angles, local, masks, segments, slot, counted)
+  return Places(angles, local, masks, segments, slot, counted, shared)
 
 
 def layer(config: ModelConfig, params: Params, x: Array,
@@ -130,10 +136,13 @@ def _attention(config, params, x, cache, index, windowed, where):
   query = attention.rotate(query, cos, sin)
   key = attention.rotate(key, cos, sin)
   kw = dict(scale=config.attention_scale, softcap=config.attention_softcap)
-  if cache is None:
+  rows = kw | dict(windowed=windowed, window=config.window,
+                   implementation=config.attention)
+  if where.shared is not None:
+    out = attention_shared.causal(query, key, value, where.shared, **rows)
+  elif cache is None:
     out = attention.causal(
-        query, key, value, segments=where.segments, windowed=windowed,
-        window=config.window, implementation=config.attention, **kw)
+        query, key, value, segments=where.segments, **rows)
   else:
     keys, key = cache_lib.update_layer(cache.keys, key, index, where.slot)
     values, value = cache_lib.update_layer(
@@ -191,7 +200,7 @@ def linear(config: ModelConfig, params: Params, name: str, x: Array) -> Array:
     2021, arXiv 2106.09685.
   """
   inner = x.ndim - 2
-  y = jnp.tensordot(x, params[name].astype(x.dtype), inner)
+  y = contract(x, params[name].astype(x.dtype), inner)
   if config.lora_rank and name in config.lora_targets:
     low = jnp.tensordot(x, params[f'{name}_lora_a'].astype(x.dtype), inner)
     delta = jnp.tensordot(low, params[f'{name}_lora_b'].astype(x.dtype), 1)

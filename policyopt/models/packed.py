@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from policyopt import types
 from policyopt.models import config as config_lib
-from policyopt.models import partitioning, scoring
+from policyopt.models import partitioning, scoring, shared
 
 Array = jax.Array
 
@@ -35,8 +35,9 @@ class Packing(NamedTuple):
 
 
 def score(config: config_lib.ModelConfig, params: Any, tokens: Array,
-          packing: Packing | None, *, temperature: float | Array = 1.0,
-          kept: Array | None = None, counted: Array | None = None,
+          packing: Packing | shared.Shared | None, *,
+          temperature: float | Array = 1.0, kept: Array | None = None,
+          counted: Array | None = None, prompts: bool = False,
           needs: Collection[str] = frozenset()) -> types.PolicyOutput:
   """`scoring.score` of rows, computed in packed rows.
 
@@ -44,10 +45,13 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array,
     config: of the model.
     params: its parameters.
     tokens: i32[B, T], padded on the right.
-    packing: of the B rows; None scores them as they are.
+    packing: of the B rows, or the prompts that they share; None scores them
+      as they are.
     temperature: a number, as in `scoring.score`.
     kept: uint32[B, T, ⌈V / 32⌉], as in `scoring.score`.
     counted: bool[B, T], as in `scoring.score`.
+    prompts: whether the scores of shared prompts are wanted; those of others
+      are always there.
     needs: as in `scoring.score`.
 
   Returns:
@@ -57,6 +61,9 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array,
   if packing is None:
     return scoring.score(
         config, params, tokens, kept=kept, counted=counted, **options)
+  if isinstance(packing, shared.Shared):
+    return shared.score(config, params, tokens, packing, kept=kept,
+                        prompts=prompts, **options)
   place = jnp.arange(packing.row.size).reshape(packing.row.shape)
   source = jnp.maximum(packing.row, 0)
   column = jnp.where(packing.row >= 0, place - packing.start[source], 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import jax
 from jax.nn import initializers
 
 from policyopt.models.config import ModelConfig
@@ -107,3 +109,36 @@ def unit(config: ModelConfig):
     A function (key, shape, dtype) -> array.
   """
   return initializers.zeros if config.norm_offset else initializers.ones
+
+
+def cast(params: Any, dtype: Any) -> Any:
+  """The parameters in the dtype that a model computes in.
+
+  In the compute dtype they say the same as the parameters themselves, bit for
+  bit: what is wider is rounded where it is used. Scales of norms, the router
+  and the value head are used as they are, and stay.
+
+  Args:
+    params: of a model.
+    dtype: for the others; None leaves all.
+
+  Returns:
+    A tree of the same structure.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones(1)
+    >>> out = cast({'layers': {'up': one, 'mlp_norm': one}}, 'bfloat16')
+    >>> {name: str(x.dtype) for name, x in out['layers'].items()}
+    {'mlp_norm': 'float32', 'up': 'bfloat16'}
+  """
+  if dtype is None:
+    return params
+
+  def narrow(path, x):
+    names = [entry.key for entry in path]
+    exact = (names[-1].endswith('norm') or names[-1] == 'router'
+             or names[0] == 'value_head')
+    return x if exact else x.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(narrow, params)

@@ -56,29 +56,39 @@ def make_mesh(shape: Sequence[int] | Mapping[str, int],
     {'data': 1, 'fsdp': 1, 'tensor': 1, 'expert': 1}
   """
   devices = list(jax.devices() if devices is None else devices)
-  if isinstance(shape, Mapping):
-    for name in shape:
-      if name not in AXES:
-        raise ValueError(f'mesh axis {name!r} must be one of {", ".join(AXES)}')
-    shape = [shape.get(name, 1) for name in AXES]
-  sizes = list(shape)
-  if len(sizes) != len(AXES):
-    raise ValueError(f'mesh shape {tuple(sizes)} must have {len(AXES)} sizes: '
-                     f'{", ".join(AXES)}')
-  if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-    raise ValueError(f'mesh shape {tuple(sizes)} must hold positive sizes, and '
-                     '-1 at most once')
-  if -1 in sizes:
-    known = -math.prod(sizes)
-    sizes[sizes.index(-1)] = len(devices) // known
-  if math.prod(sizes) != len(devices):
-    raise ValueError(f'mesh shape {tuple(shape)} does not fit '
-                     f'{len(devices)} devices: the product must be equal')
-  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  sizes = _sizes(shape, len(devices))
   # A tensor axis of 4 may take half of a slice's side of 8.
-  grid = mesh_utils.create_device_mesh(
-      tuple(sizes), devices, allow_split_physical_axes=True)
-  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
+  return _mesh(mesh_utils.create_device_mesh(
+      tuple(sizes), devices, allow_split_physical_axes=True))
+
+
+def reshape_mesh(mesh: jax.sharding.Mesh,
+                 shape: Sequence[int] | Mapping[str, int]
+                 ) -> jax.sharding.Mesh:
+  """The same devices in the same order, on axes of other sizes.
+
+  One program may take arrays that lie on one of the two meshes and return them
+  on the other.
+
+  Args:
+    mesh: from `make_mesh`.
+    shape: as for `make_mesh`.
+
+  Returns:
+    A `jax.sharding.Mesh`; `mesh` itself when the sizes are its own.
+
+  Raises:
+    ValueError: as `make_mesh`.
+
+  Example:
+    >>> mesh = make_mesh({'fsdp': 1}, jax.devices()[:1])
+    >>> reshape_mesh(mesh, {'tensor': -1}) is mesh
+    True
+  """
+  sizes = _sizes(shape, mesh.size)
+  if tuple(sizes) == mesh.devices.shape:
+    return mesh
+  return _mesh(mesh.devices.reshape(sizes))
 
 
 def param_shardings(config, mesh: jax.sharding.Mesh,
@@ -152,6 +162,34 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
   if not auto or all(s is None or s is P.UNCONSTRAINED for s in spec):
     return x
   return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def _mesh(grid):
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
+
+
+def _sizes(shape, count):
+  """The size of every axis of a mesh of `count` devices."""
+  if isinstance(shape, Mapping):
+    for name in shape:
+      if name not in AXES:
+        raise ValueError(f'mesh axis {name!r} must be one of {", ".join(AXES)}')
+    shape = [shape.get(name, 1) for name in AXES]
+  sizes = list(shape)
+  if len(sizes) != len(AXES):
+    raise ValueError(f'mesh shape {tuple(sizes)} must have {len(AXES)} sizes: '
+                     f'{", ".join(AXES)}')
+  if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+    raise ValueError(f'mesh shape {tuple(sizes)} must hold positive sizes, and '
+                     '-1 at most once')
+  if -1 in sizes:
+    known = -math.prod(sizes)
+    sizes[sizes.index(-1)] = count // known
+  if math.prod(sizes) != count:
+    raise ValueError(f'mesh shape {tuple(shape)} does not fit '
+                     f'{count} devices: the product must be equal')
+  return sizes
 
 
 def _mesh_axes(rule):

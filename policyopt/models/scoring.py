@@ -66,7 +66,7 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
       a value head.
   """
   needs = frozenset(needs)
-  _check(config, tokens, temperature, kept, needs)
+  check(config, tokens, temperature, kept, needs)
   if positions is None:
     positions = _positions(tokens, segments)
   router = None
@@ -80,7 +80,35 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
   hidden = jnp.pad(hidden[:, :-1], [(0, 0), (1, 0), (0, 0)])
   first = _first(tokens, segments)
   hidden = jnp.where(first[:, :, None], 0, hidden)
+  out = head(config, params, hidden, tokens, temperature=temperature,
+             kept=kept, first=first, needs=needs)
+  if router is not None:
+    # Of what predicts token t, as everything per token.
+    z = jnp.pad(router.pop('z')[:, :-1], [(0, 0), (1, 0)])
+    out['router'] = router | {'z': jnp.where(first, 0, z)}
+  return types.PolicyOutput(**out)
 
+
+def head(config: config_lib.ModelConfig, params: Any, hidden: Array,
+         tokens: Array, *, temperature: float | Array = 1.0,
+         kept: Array | None = None, first: Array | None = None,
+         needs: Collection[str] = frozenset()) -> dict[str, Array]:
+  """The fields of a PolicyOutput that hidden states give.
+
+  Args:
+    config: of the model.
+    params: its parameters.
+    hidden: [B, T, D] that predict the tokens.
+    tokens: i32[B, T].
+    temperature: as in `score`.
+    kept: as in `score`.
+    first: bool[B, T], tokens that nothing predicts; they get 0.
+    needs: as in `score`; 'router' is not found here.
+
+  Returns:
+    name -> [B, T, ...].
+  """
+  needs = frozenset(needs)
   if isinstance(temperature, (int, float)) and temperature == 0:
     temperature = 1.0
 
@@ -90,14 +118,11 @@ def score(config: config_lib.ModelConfig, params: Any, tokens: Array, *,
   out = _map_chunks(chunk, (hidden, tokens, kept), config.logit_chunk)
   if 'values' in needs:
     out['values'] = transformer.values(config, params, hidden)
-  out = {name: _zero_first(x, first) for name, x in out.items()}
+  if first is not None:
+    out = {name: _zero_first(x, first) for name, x in out.items()}
   if 'hidden' in needs:
     out['hidden'] = hidden
-  if router is not None:
-    # Of what predicts token t, as everything per token.
-    z = jnp.pad(router.pop('z')[:, :-1], [(0, 0), (1, 0)])
-    out['router'] = router | {'z': jnp.where(first, 0, z)}
-  return types.PolicyOutput(**out)
+  return out
 
 
 def _with_router(config, params, tokens, positions, segments, counted):
@@ -177,7 +202,10 @@ def _zero_first(x, first):
   return jnp.where(first.reshape(first.shape + (1,) * (x.ndim - 2)), 0, x)
 
 
-def _check(config, tokens, temperature, kept, needs):
+def check(config: config_lib.ModelConfig, tokens: Array,
+          temperature: float | Array, kept: Array | None,
+          needs: Collection[str]) -> None:
+  """Raises ValueError for bad arguments; those of `score`."""
   unknown = sorted(set(needs) - NEEDS)
   if unknown:
     raise ValueError(f'needs {unknown} must be among {sorted(NEEDS)}')

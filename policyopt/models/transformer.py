@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from policyopt.models import cache as cache_lib
 from policyopt.models import config as config_lib
 from policyopt.models import layers, moe, parameters, partitioning
+from policyopt.models.attention_shared import SharedPrompts
 
 Array = jax.Array
 Params = Any
@@ -64,6 +65,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def forward(config: ModelConfig, params: Params, tokens: Array,
             positions: Array, *, segments: Array | None = None,
+            shared: SharedPrompts | None = None,
             cache: cache_lib.Cache | None = None, slot: Array | None = None
             ) -> tuple[Array, cache_lib.Cache | None]:
   """Runs the decoder.
@@ -79,6 +81,7 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
     positions: i32[B, S], for the rotary embedding.
     segments: i32[B, S], attention stays inside equal segments (packed rows; 0
       is padding); only without a cache.
+    shared: of rows with one prompt and several responses; only by itself.
     cache: to read and write; slots >= slot + S.
     slot: i32 scalar, or i32[B] when each row has a place of its own; only
       with a cache.
@@ -96,7 +99,7 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
   slots = None if cache is None else cache.slots
   slot = None if slot is None else jnp.asarray(slot, jnp.int32)
   where = layers.places(config, positions, segments=segments, slots=slots,
-                        slot=slot)
+                        slot=slot, shared=shared)
   hidden, cache, _ = _Decoder(config).apply(
       {'params': params}, tokens, cache, where)
   return hidden, cache

@@ -28,6 +28,10 @@ class SamplerConfig:
     stop_tokens: ids that end a response; they belong to it.
     max_tokens: response tokens there is room for, a static shape.
     pad_id: fills the rows after the response.
+    slots: rows that are decoded at a time; one that ends makes room for the
+      next. 0, or as many as there are rows, decodes all at once.
+    prefill_chunk: prompts that are read at a time while slots are refilled,
+      a divisor of their number; 0 reads all of them first.
   """
   temperature: float = 1.0
   top_k: int = 0
@@ -36,6 +40,8 @@ class SamplerConfig:
   stop_tokens: tuple[int, ...] = ()
   max_tokens: int = 64
   pad_id: int = 0
+  slots: int = 0
+  prefill_chunk: int = 0
 
   @property
   def truncates(self) -> bool:
@@ -73,6 +79,44 @@ class SamplerConfig:
           and all(0 <= token < vocab_size for token in self.stop_tokens),
           'stop_tokens', f'a tuple of token ids {ids}')
     check(0 <= self.pad_id < vocab_size, 'pad_id', f'a token id {ids}')
+    check(isinstance(self.slots, int) and self.slots >= 0, 'slots',
+          'a whole number of rows, or 0 (all at once)')
+    check(isinstance(self.prefill_chunk, int) and self.prefill_chunk >= 0,
+          'prefill_chunk', 'a whole number of prompts, or 0 (all at once)')
+    check(self.slots > 0 or not self.prefill_chunk, 'prefill_chunk',
+          '0 without sampler.slots')
+
+  def check_slots(self, prompts: int, samples: int, shards: int = 1) -> None:
+    """Raises ValueError when a batch cannot be decoded in the slots.
+
+    Args:
+      prompts: N of a batch.
+      samples: G, rows per prompt.
+      shards: of the rows on the mesh; each has slots and prompts of its own.
+
+    Raises:
+      ValueError: naming the setting, its value and the values it may have.
+
+    Example:
+      >>> SamplerConfig(slots=8).check_slots(prompts=4, samples=4)
+    """
+    if not self.slots:
+      return
+    if self.slots > prompts * samples:
+      raise ValueError(
+          f'sampler.slots is {self.slots}; prompts x samples = '
+          f'{prompts * samples} rows need no more, and 0 decodes all at once')
+    chunk = self.prefill_chunk or prompts
+    if prompts % chunk:
+      raise ValueError(f'sampler.prefill_chunk is {chunk}; it must divide the '
+                       f'{prompts} prompts')
+    for name, value in (
+        ('sampler.slots', self.slots),
+        ('sampler.prefill_chunk' if self.prefill_chunk else 'prompts', chunk)):
+      if value % shards:
+        raise ValueError(
+            f'{name} is {value}; with sampler.slots it must be a multiple of '
+            f"the {shards} shards of the sampler's mesh ('data' x 'fsdp')")
 
 
 class Drawn(NamedTuple):
@@ -101,7 +145,7 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
     sampler: how to draw.
     logits: f32[B, V], of the policy.
     keys: [B] random keys of the rows, folded with the step.
-    step: i32[], place in the response.
+    step: i32[] or i32[B], place in the response.
     heat: changes the temperature of a token by its entropy; None leaves it.
 
   Returns:
@@ -118,8 +162,9 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
       scaled = plain / heated(_entropy(plain), heat)[:, None]
     kept = filters.keep(scaled, top_k=sampler.top_k, top_p=sampler.top_p,
                         min_p=sampler.min_p)
-    noise = jax.vmap(lambda key: jax.random.gumbel(
-        jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(keys)
+    noise = jax.vmap(lambda key, step: jax.random.gumbel(
+        jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(
+            keys, jnp.broadcast_to(step, keys.shape))
     token = jnp.argmax(_fill(scaled, kept, -jnp.inf) + noise, axis=-1)
   token = token.astype(jnp.int32)
   shifted, total = _shifted(_fill(scaled, kept, -jnp.inf))
@@ -128,6 +173,28 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
       token, _at(shifted, token) - total, _at(policy, token) - policy_total,
       _entropy(_fill(plain, kept, -jnp.inf)),
       None if kept is None else bits.pack_kept(kept))
+
+
+def stops(sampler: SamplerConfig, token: Array) -> Array:
+  """Whether tokens i32[...] end a response; bool[...]."""
+  ids = jnp.asarray(sampler.stop_tokens, jnp.int32)
+  return (token[..., None] == ids.reshape((1,) * token.ndim + (-1,))).any(-1)
+
+
+def ends(sampler: SamplerConfig, token: Array, step: Array,
+         limits: Array) -> Array:
+  """Whether a row ends with its token number `step`, counted from 0.
+
+  Args:
+    sampler: names the stop tokens.
+    token: i32[B].
+    step: i32[] or i32[B].
+    limits: i32[B], most tokens of each row.
+
+  Returns:
+    bool[B].
+  """
+  return stops(sampler, token) | (step + 1 >= limits)
 
 
 def _entropy(logits):

@@ -13,7 +13,7 @@ were ruled out, 'kept', all [B, T...] from the sampler; 'truncated' bool[B],
 'length' i32[B] response tokens; 'prompt' i32[B] id of the problem,
 'plan_index' i32[B] entry of the plan; 'verdict' i32[B] of the environment;
 'answer_id' i32[B] if it compares answers; 'rounds' i32[B], rounds of sampling
-that the batch took.
+that the batch took. A task with turns is talked to: see `multi_turn`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Generate(NamedTuple):
   Attributes:
     apply: (prompts, row_ids i32[N*G], key, max_tokens i32[N*G]) -> Samples;
       row n*G + g of the result is response g to prompt n. Consumes the key.
+      For a task with turns also `turns` and `problem` i32[N*G].
     samples: G.
     greedy: the same with G = 1 and the most likely token each time, or None.
   """
@@ -206,10 +207,11 @@ def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
   prompts = judging.read_prompts(env, plan.prompt[entries])
   plan_index = np.repeat(entries, samples).astype(np.int32)
   member = np.tile(np.arange(samples, dtype=np.int32), len(entries))
+  problem = plan.prompt[plan_index].astype(np.int32)
   drawn = generate.apply(
       prompts, plan_index * MAX_SAMPLES + member, key,
-      plan.max_tokens[plan_index].astype(np.int32))
-  problem = plan.prompt[plan_index].astype(np.int32)
+      plan.max_tokens[plan_index].astype(np.int32),
+      **traced.partner(env, problem))
   start = np.repeat(prompts.length, samples)
   judged = judging.judge(env, problem, drawn, start)
   group = np.repeat(np.arange(len(entries), dtype=np.int32), samples)
@@ -228,7 +230,7 @@ def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
 @jax.jit
 def to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
                group: Array, extras: dict[str, Array]) -> Rollout:
-  """Rows and what they earned, each reward on its last chosen token."""
+  """Rows and what they earned: on its last token, or where the task said."""
   place = jnp.arange(drawn.tokens.shape[1])[None, :]
   last = place == (start + drawn.length - 1)[:, None]
   part = group >= 0
@@ -245,11 +247,18 @@ def to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
       length=drawn.length)
   if drawn.kept is not None:
     extras['kept'] = chosen(drawn.kept)
+  turn = None
+  if drawn.spoken is None:
+    placed = {name: jnp.where(last & part[:, None], value[:, None], 0)
+              for name, value in rewards.items()}
+  else:
+    placed = {name: jnp.where(part[:, None], value, 0)
+              for name, value in drawn.spoken.rewards.items()}
+    turn = jnp.where(mask, drawn.spoken.turn, -1)
+    extras['state_id'] = jnp.where(mask, drawn.spoken.state_id, -1)
   return Rollout(
       tokens=drawn.tokens, mask=mask, log_probs=chosen(drawn.log_probs),
-      group=group, extras=extras,
-      rewards={name: jnp.where(last & part[:, None], value[:, None], 0)
-               for name, value in rewards.items()})
+      group=group, rewards=placed, turn=turn, extras=extras)
 
 
 def _merge(old: _Round, new: _Round, samples: int) -> _Round:

@@ -76,7 +76,10 @@ def judge(env: Environment, problem: np.ndarray, drawn: Samples,
       hosts.local_rows(x, rows) for x in (drawn.tokens, drawn.length))
   responses = _responses(tokens, length, start[rows], env.max_prompt)
   with hosts.own_device():
-    scores = env.score(problem[rows], responses)
+    if drawn.spoken is None:
+      scores = env.score(problem[rows], responses)
+    else:
+      scores = _heard(drawn, rows)
     rewards, verdict = _checked_scores(env, scores, problem[rows])
     answer = _answers(env, scores, verdict)
   found = {f'reward {name}': value for name, value in rewards.items()}
@@ -110,6 +113,14 @@ def _responses(tokens: np.ndarray, length: np.ndarray, start: np.ndarray,
   place = np.arange(tokens.shape[1] - width)[None, :]
   tokens = np.take_along_axis(tokens, start[:, None] + place, axis=1)
   return Prompts(np.where(place < length[:, None], tokens, 0), length)
+
+
+def _heard(drawn: Samples, rows: np.ndarray) -> Scores:
+  """What the task has said already, while it was talked to."""
+  return Scores(
+      {name: hosts.local_rows(x, rows).sum(axis=1)
+       for name, x in drawn.spoken.rewards.items()},
+      np.zeros(len(rows), np.int32))
 
 
 def _checked_scores(env: Environment, scores: Scores, problem: np.ndarray):

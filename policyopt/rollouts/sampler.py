@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from policyopt.envs.turns import Spoken
 from policyopt.models import cache as kv_cache
 from policyopt.models import transformer
 from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
-from policyopt.rollouts.draw import Drawn, SamplerConfig, draw
+from policyopt.rollouts import reading, slots
+from policyopt.rollouts.draw import Drawn, SamplerConfig, draw, ends, stops
 from policyopt.types import Array, Prompts
-
-_VECTOR = 8
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +36,8 @@ class Samples:
 
   Attributes:
     tokens: i32[B, T], prompt, response, then `pad_id`.
-    mask: bool[B, T], the response, stop token included.
+    mask: bool[B, T], the response, stop token included; of a conversation
+      what the policy chose.
     log_probs: f32[B, T], of the tokens under the distribution they were drawn
       from (after temperature and truncation); 0 where `mask` is False.
     policy_log_probs: f32[B, T], under the policy itself: temperature 1 and no
@@ -45,9 +46,12 @@ class Samples:
     kept: uint32[B, T, ceil(V/32)], bits of the tokens that truncation kept
       when this token was drawn, 0 where `mask` is False; None when nothing is
       truncated.
-    length: i32[B], response tokens, stop token included.
-    truncated: bool[B], reached the length limit without a stop token.
-    steps: i32[], tokens drawn for the longest row: the length of the loop.
+    length: i32[B], response tokens, stop token and replies included.
+    truncated: bool[B], reached the length limit without a stop token, or
+      before the conversation was over.
+    steps: i32[], draws that it took: the tokens of the longest row when all
+      rows are decoded at once.
+    spoken: of conversations; None of single responses.
   """
   tokens: Array
   mask: Array
@@ -58,6 +62,7 @@ class Samples:
   length: Array
   truncated: Array
   steps: Array
+  spoken: Spoken | None = None
 
 
 class Loop(NamedTuple):
@@ -67,16 +72,12 @@ class Loop(NamedTuple):
     step: i32[], tokens drawn.
     token: i32[B], the last ones.
     done: bool[B], rows that have ended.
-    length: i32[B], response tokens.
-    truncated: bool[B], rows that ended at their limit.
     record: of [M, B], what was drawn.
     cache: of the keys and values.
   """
   step: Array
   token: Array
   done: Array
-  length: Array
-  truncated: Array
   record: Drawn
   cache: Any
 
@@ -89,7 +90,9 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
 
   A row draws token t with the key fold_in(fold_in(key, row_id), t). To be
   jitted with `config`, `sampler` and `samples` static; ends as soon as every
-  row has ended.
+  row has ended. With fewer slots than rows, `sampler.slots` rows are decoded at
+  a time (see `rollouts.slots`): the same tokens, in fewer draws when rows
+  differ in length.
 
   Args:
     config: of the model.
@@ -110,7 +113,8 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
 
   Raises:
     ValueError: P + sampler.max_tokens is more than the model's context, or
-      `row_ids` or `max_tokens` are not one per row.
+      `row_ids` or `max_tokens` are not one per row, or the prompts cannot be
+      read in chunks of `sampler.prefill_chunk`.
 
   Example:
     >>> from policyopt.models import presets
@@ -125,21 +129,52 @@ def sample(config: ModelConfig, sampler: SamplerConfig, params: Any,
     >>> out.tokens.shape, out.length.tolist(), out.truncated.tolist()
     ((2, 7), [4, 4], [True, True])
   """
+  keys, prompts, starts, limits = rows_of(
+      config, sampler, prompts, key, samples, row_ids, max_tokens)
+  if 0 < sampler.slots < starts.shape[0]:
+    drawn, steps = slots.decode(config, sampler, params, prompts, keys, starts,
+                                limits, heat)
+    return _finish(sampler, prompts.tokens, starts, limits, drawn, steps)
+  hidden, cache = prefill(
+      config, params, prompts, samples, sampler.max_tokens)
+  last = decode(
+      config, sampler, params, hidden, cache, keys, starts, limits, heat)
+  record = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), last.record)
+  return _finish(sampler, prompts.tokens, starts, limits, record, last.step)
+
+
+def rows_of(config: ModelConfig, sampler: SamplerConfig, prompts: Prompts,
+            key: Array, samples: int, row_ids: Array,
+            max_tokens: Array | None) -> tuple[Array, Prompts, Array, Array]:
+  """What is known of the rows before anything is drawn; checked.
+
+  Args:
+    config: of the model.
+    sampler: how to draw.
+    prompts: N of up to P tokens.
+    key: consumed.
+    samples: G.
+    row_ids: i32[N*G].
+    max_tokens: as in `sample`.
+
+  Returns:
+    (keys [N*G], prompts of i32, starts i32[N*G] the lengths of the prompts,
+    limits i32[N*G] the most tokens of the responses).
+
+  Raises:
+    ValueError: as `sample`.
+  """
   sampler.validate(config.vocab_size)
   (num_prompts, width), limit = prompts.tokens.shape, sampler.max_tokens
   rows = num_prompts * samples
   _check(config, width, limit, rows, row_ids, max_tokens)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
   prompts = Prompts(*(jnp.asarray(x, jnp.int32) for x in prompts))
-  hidden, cache = prefill(config, params, prompts, samples, limit)
   starts = jnp.repeat(prompts.length, samples, total_repeat_length=rows)
   if max_tokens is None:
-    limits = jnp.full((rows,), limit, jnp.int32)
-  else:
-    limits = jnp.where(max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
-  last = decode(
-      config, sampler, params, hidden, cache, keys, starts, limits, heat)
-  return _join(prompts.tokens, starts, last, samples, sampler.pad_id)
+    return keys, prompts, starts, jnp.full((rows,), limit, jnp.int32)
+  return keys, prompts, starts, jnp.where(
+      max_tokens > 0, jnp.minimum(max_tokens, limit), limit)
 
 
 def _check(config, width, limit, rows, row_ids, max_tokens):
@@ -170,20 +205,10 @@ def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
     (hidden [N*samples, D] that predicts the first tokens, the rows' cache of
     P + limit slots).
   """
-  (num_prompts, width), length = prompts.tokens.shape, prompts.length
-  positions = jnp.broadcast_to(
-      jnp.arange(width, dtype=jnp.int32)[None, :], (num_prompts, width))
-  # Whole vectors of slots: sums over a few slots are rounded otherwise than
-  # the same sums over many. Responses overwrite what padding has written.
-  slots = min(width + limit, -(-width // _VECTOR) * _VECTOR)
-  cache = kv_cache.init_cache(config, num_prompts, slots)
-  hidden, cache = transformer.forward(
-      config, params, prompts.tokens, positions, cache=cache,
-      slot=jnp.int32(0))
-  last = jnp.maximum(length - 1, 0)[:, None, None]
-  hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
-  cache = kv_cache.extend(
-      kv_cache.repeat(cache, samples), width + limit - slots)
+  width = prompts.tokens.shape[1]
+  hidden, cache = reading.read(config, params, prompts, limit)
+  spare = width + limit - cache.slots
+  cache = kv_cache.extend(kv_cache.repeat(cache, samples), spare)
   return jnp.repeat(hidden, samples, axis=0), cache
 
 
@@ -207,9 +232,8 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     The last carry, which holds what was drawn and the cache.
   """
   limit = sampler.max_tokens
-  stops = jnp.asarray(sampler.stop_tokens, jnp.int32)
 
-  def advance(step, hidden, cache, done, length, truncated, record):
+  def advance(step, hidden, cache, done, record):
     logits = transformer.logits(config, params, hidden)
     drawn = draw(
         sampler, constrain(logits, 'batch', 'vocab'), keys, step, heat)
@@ -217,19 +241,15 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     record = jax.tree.map(
         lambda buffer, x: jax.lax.dynamic_update_index_in_dim(
             buffer, x, step, axis=0), record, drawn._replace(token=token))
-    length = length + ~done
-    stopped = (token[:, None] == stops[None, :]).any(axis=-1)
-    truncated = truncated | (~done & ~stopped & (length >= limits))
-    done = done | stopped | (length >= limits)
-    return Loop(step + 1, token, done, length, truncated, record, cache)
+    done = done | ends(sampler, token, step, limits)
+    return Loop(step + 1, token, done, record, cache)
 
   def body(loop):
     position = starts + loop.step - 1
     hidden, cache = transformer.forward(
         config, params, loop.token[:, None], position[:, None],
         cache=loop.cache, slot=position)
-    return advance(loop.step, hidden[:, 0], cache, loop.done, loop.length,
-                   loop.truncated, loop.record)
+    return advance(loop.step, hidden[:, 0], cache, loop.done, loop.record)
 
   # The first token comes from the prefill, so that the last is never read.
   rows = starts.shape[0]
@@ -239,31 +259,37 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
           sampler, transformer.logits(config, params, h), k, jnp.int32(0),
           heat),
           hidden, keys))
-  loop = advance(jnp.int32(0), hidden, cache, jnp.zeros(rows, bool),
-                 jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), record)
+  loop = advance(
+      jnp.int32(0), hidden, cache, jnp.zeros(rows, bool), record)
   return jax.lax.while_loop(
       lambda loop: (loop.step < limit) & ~loop.done.all(), body, loop)
 
 
-def _join(prompts, starts, loop, samples, pad_id) -> Samples:
-  """Moves each response from the end of the padded prompt to its real end."""
-  limit, width = loop.record.token.shape[0], prompts.shape[1]
+def _finish(sampler, prompts, starts, limits, record, steps) -> Samples:
+  """Moves each response, [B, M], from its own array to its prompt's end."""
+  (rows, limit), (num_prompts, width) = record.token.shape, prompts.shape
+  step = jnp.arange(limit)[None]
+  stopped = stops(sampler, record.token)
+  ended = stopped | (step + 1 >= limits[:, None])
+  # The first end is the only one: what follows is of no row, or of another.
+  length = jnp.argmax(ended, axis=1).astype(jnp.int32) + 1
+  last = step == length[:, None] - 1
   place = jnp.arange(width + limit)[None, :]
   index = place - starts[:, None]
-  mask = (index >= 0) & (index < loop.length[:, None])
+  mask = (index >= 0) & (index < length[:, None])
   index = jnp.clip(index, 0, limit - 1)
 
-  def gather(recorded):
-    moved = jnp.moveaxis(recorded, 0, 1)
-    if moved.ndim == 3:
-      moved = jnp.take_along_axis(moved, index[:, :, None], axis=1)
-      return jnp.where(mask[:, :, None], moved, 0)
-    return jnp.where(mask, jnp.take_along_axis(moved, index, axis=1), 0)
+  def gather(x):
+    if x.ndim == 3:
+      x = jnp.take_along_axis(x, index[:, :, None], axis=1)
+      return jnp.where(mask[:, :, None], x, 0)
+    return jnp.where(mask, jnp.take_along_axis(x, index, axis=1), 0)
 
   token, log_probs, policy_log_probs, entropy, kept = jax.tree.map(
-      gather, loop.record)
-  prompt = jnp.pad(jnp.repeat(prompts, samples, axis=0), ((0, 0), (0, limit)))
-  prompt = jnp.where(place < starts[:, None], prompt, pad_id)
+      gather, record)
+  prompt = jnp.repeat(prompts, rows // num_prompts, axis=0)
+  prompt = jnp.pad(prompt, ((0, 0), (0, limit)))
+  prompt = jnp.where(place < starts[:, None], prompt, sampler.pad_id)
   return Samples(
       jnp.where(mask, token, prompt), mask, log_probs, policy_log_probs,
-      entropy, kept, loop.length, loop.truncated, loop.step)
+      entropy, kept, length, ~(stopped & last).any(axis=1), steps)

@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from policyopt.types import Array, Environment, Plan, Prompts, Rollout
+from policyopt.types import (
+    Array,
+    Environment,
+    Plan,
+    Prompts,
+    Rollout,
+    Scores,
+)
 
 
 class Groups(NamedTuple):
@@ -118,11 +125,17 @@ def sample_groups(generate, env: Environment, plan: Plan, entries: Array,
   prompts = padded(env, plan.prompt[entries])
   plan_index = jnp.repeat(entries.astype(jnp.int32), samples)
   member = jnp.tile(jnp.arange(samples, dtype=jnp.int32), count)
-  drawn = generate.apply(
-      prompts, plan_index * most + member, key, plan.max_tokens[plan_index])
   problem = plan.prompt[plan_index].astype(jnp.int32)
+  drawn = generate.apply(
+      prompts, plan_index * most + member, key, plan.max_tokens[plan_index],
+      **partner(env, problem))
   start = jnp.repeat(prompts.length, samples)
-  scores = env.score(problem, responses(drawn, start, env.max_prompt))
+  if drawn.spoken is None:
+    scores = env.score(problem, responses(drawn, start, env.max_prompt))
+  else:
+    scores = Scores({name: x.sum(axis=1)
+                     for name, x in drawn.spoken.rewards.items()},
+                    jnp.zeros(problem.shape, jnp.int32))
   rewards, verdict = checked(scores)
   group = jnp.repeat(jnp.arange(count, dtype=jnp.int32), samples)
   extras: dict[str, Any] = dict(
@@ -134,6 +147,15 @@ def sample_groups(generate, env: Environment, plan: Plan, entries: Array,
   total, scored = (x.reshape(-1, samples) for x in (
       sum(rewards.values()), verdict == 0))
   return Groups(rollout, entries, flat(total, scored))
+
+
+def partner(env: Environment, problem: Array) -> dict[str, Any]:
+  """Whom the rows of problems i32[B] talk to: further arguments of `apply`.
+
+  Returns:
+    A dict, empty for a task without turns.
+  """
+  return {} if env.turns is None else dict(turns=env.turns, problem=problem)
 
 
 def padded(env: Environment, problem: Array) -> Prompts:

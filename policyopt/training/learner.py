@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from policyopt.models import lora, packed, partitioning
+from policyopt.models import lora, packed, partitioning, shared
 from policyopt.models.config import ModelConfig
 from policyopt.training.credit import (
   Credit,
@@ -26,7 +26,8 @@ from policyopt.training.credit import (
 )
 from policyopt.training.offload import fetch, make_apply
 from policyopt.training.packed import make_planner
-from policyopt.training.scores import add_scores, needs_scores
+from policyopt.training.scores import add_scores, needs_scores, scores_policy
+from policyopt.training.shared import with_sizes
 from policyopt.training.signal import signal_metrics
 from policyopt.training.updates import summed_gradient
 from policyopt.types import Array, Method, Metrics, Rollout, TrainState
@@ -46,12 +47,14 @@ class Batching(NamedTuple):
     microbatches: pieces of a minibatch whose gradients are added up.
     buckets: lengths, at most, that the rows of a batch are cut to.
     packed: short rows of a microbatch share rows of the model.
+    share_prompts: the model reads the prompt of a group once.
   """
   epochs: int = 1
   minibatches: int = 1
   microbatches: int = 1
   buckets: int = 1
   packed: bool = False
+  share_prompts: bool = False
 
 
 class Learner(NamedTuple):
@@ -79,7 +82,7 @@ def make_learner(
     optimizer: optax.GradientTransformation, mesh: Mesh, *,
     batching: Batching = Batching(), temperature: float = 1.0,
     schedule: optax.Schedule | None = None, state_shardings=None,
-    reference_shardings=None) -> Learner:
+    reference_shardings=None, sizes: shared.Sizes | None = None) -> Learner:
   """Builds the jitted functions of a training step.
 
   Args:
@@ -93,14 +96,20 @@ def make_learner(
     state_shardings: of the TrainState, so that an update keeps its layout.
     reference_shardings: of the reference parameters when they lie in host
       memory.
+    sizes: of groups, their prompts and responses, at most; for shared prompts.
 
   Returns:
     Learner.
 
   Raises:
-    ValueError: the method needs the learning rate and there is no schedule.
+    ValueError: the method needs the learning rate and there is no schedule,
+      or prompts are shared and there are no sizes.
   """
   needs = method_needs(method)
+  if batching.share_prompts and sizes is None:
+    raise ValueError('sizes is None; batching.share_prompts needs them')
+  current = _old_is_current(method, batching)
+  scored = needs - {'old_log_probs'} if current else needs
   if 'learning_rate' in needs and schedule is None:
     raise ValueError(
         'schedule is None; the method needs the learning rate of each update')
@@ -108,11 +117,13 @@ def make_learner(
   apply = make_apply(
       optimizer, state_shardings and state_shardings.opt_state)
 
-  def score(params, ref_params, rollout, packing=None):
+  def score(params, ref_params, rollout, packing=None, sizes=None):
+    if sizes is not None:
+      packing = shared.lay(rollout.mask, sizes)
     if ref_params is not None:
       ref_params = fetch(ref_params, reference_shardings)
     return add_scores(
-        config, params, ref_params, rollout, needs, temperature,
+        config, params, ref_params, rollout, scored, temperature,
         batching.microbatches * batching.minibatches, packing)
 
   def inform(opt_state, progress, rollout):
@@ -129,22 +140,27 @@ def make_learner(
     assigned, credit_state = assign_credit(method, credit_state, rollout)
     return assigned, credit_state, {**signal_metrics(assigned), **reported}
 
-  def update(state, assigned, key, packing=None, order=None):
+  def update(state, assigned, key, packing=None, order=None, sizes=None):
+    if sizes is not None:
+      packing = shared.lay(assigned.rollout.mask, sizes)
     # What is frozen is neither differentiated nor carried from step to step.
     trainable, frozen = lora.split(state.params)
-    loss_fn = _loss_function(config, method, temperature, frozen)
+    loss_fn = _loss_function(config, method, temperature, frozen, current)
     state, metrics = _update(
         state._replace(params=trainable), assigned, key, loss_fn, apply,
         batching, packing, order)
     return state._replace(params=lora.join(state.params, frozen)), metrics
 
-  score = jax.jit(score, out_shardings=rows)
+  score = jax.jit(score, out_shardings=rows, static_argnames='sizes')
   update = jax.jit(
-      update, donate_argnums=0, out_shardings=(state_shardings, None))
+      update, donate_argnums=0, out_shardings=(state_shardings, None),
+      static_argnames='sizes')
   if batching.packed:
     score, update = _with_packing(score, update, batching, mesh)
+  elif batching.share_prompts:
+    score, update = with_sizes(score, update, mesh, sizes, batching.buckets)
   return Learner(
-      score=score if needs_scores(needs)
+      score=score if needs_scores(scored)
       else lambda params, ref_params, rollout: rollout,
       inform=jax.jit(inform, out_shardings=rows)
       if needs & {'progress', 'learning_rate'}
@@ -179,7 +195,20 @@ def _count(opt_state):
   return counts[0][1]
 
 
-def _loss_function(config, method, temperature, frozen):
+def _old_is_current(method, batching):
+  """Whether the update itself has the policy's log-probs before the update.
+
+  With one update for a batch they are those that it differentiates. Credit
+  assignment may want them before, or another score bring them for nothing.
+  """
+  early = method_needs(method._replace(
+      loss=method.loss._replace(needs=frozenset())))
+  return (batching.epochs * batching.minibatches == 1
+          and 'old_log_probs' in method.loss.needs - early
+          and not scores_policy(method_needs(method) - {'old_log_probs'}))
+
+
+def _loss_function(config, method, temperature, frozen, current):
   """loss(trainable, (credit, packing)) -> (sum, metrics) of one piece."""
   outputs = frozenset(method.loss.needs & set(_OUTPUTS))
 
@@ -192,6 +221,10 @@ def _loss_function(config, method, temperature, frozen):
     policy = packed.score(
         config, params, rollout.tokens, packing, temperature=temperature,
         kept=rollout.extras.get('kept'), counted=counted, needs=outputs)
+    if current:
+      old = jnp.where(rollout.mask, lax.stop_gradient(policy.log_probs), 0)
+      rollout = rollout._replace(extras=rollout.extras | {
+          'old_log_probs': old})
     return method.loss.apply(
         policy, piece.advantages, piece.weights, rollout)
   return loss
@@ -205,7 +238,12 @@ def _update(state: TrainState, credit: Credit, key: Array | None, loss_fn,
     state, metrics = _step(
         state, (credit, packing), loss_fn, apply, batching)
   else:
-    if order is None:
+    if isinstance(packing, shared.Shared):
+      # Whole blocks, also those with rows that take no part.
+      blocks = jnp.arange(packing.start.shape[0]) // packing.sizes.samples
+      order = _orders(key, blocks, batching)
+      packing = jax.tree.map(lambda x: x[order], packing)
+    elif order is None:
       order = _orders(key, credit.rollout.group, batching)
     state, metrics = _several_steps(
         state, credit, order, packing, loss_fn, apply, batching)

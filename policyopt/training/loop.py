@@ -22,12 +22,12 @@ from policyopt.training.compiles import count_compiles
 from policyopt.training.errors import NonFiniteError
 from policyopt.training.metrics import Writer
 from policyopt.training.progress import Progress
+from policyopt.training.serving import Serving
 from policyopt.training.setup import Setup, prepare
 from policyopt.training.steps import (
   count_tokens,
   make_draw,
   make_parts,
-  served,
   train_step,
 )
 from policyopt.training.workdir import check_shared, check_workdir
@@ -87,28 +87,28 @@ def _run(setup: Setup, workdir: str, compiles) -> dict[str, Any]:
   root = jax.random.key(config.seed)
   params = policies.warm_params(
       setup, workdir, jax.random.fold_in(root, INIT), clock)
-  draw = make_draw(setup)
+  draw, serve = make_draw(setup), Serving(setup.model, setup.serving)
   examine = functools.partial(
-      _examine, setup, draw, jax.random.fold_in(root, EVALUATE))
+      _examine, setup, draw, serve, jax.random.fold_in(root, EVALUATE))
   before = record.once(
       workdir, 'step-0', lambda: examine(params, _stop_if_saved), clock)
   if config.evaluation.every:
     evaluation.summary(before)  # Compiles what later evaluations call.
   state = _reinforce(
-      setup, workdir, draw, params, jax.random.fold_in(root, TRAIN), examine,
-      clock, compiles)
+      setup, workdir, make_parts(setup, draw, params, serve), params,
+      jax.random.fold_in(root, TRAIN), examine, clock, compiles)
   after = record.once(
       workdir, f'step-{config.steps}',
       lambda: examine(state.params, _stop_if_saved), clock)
   return record.finish(config, workdir, before, after, clock)
 
 
-def _examine(setup: Setup, draw, key, params,
+def _examine(setup: Setup, draw, serve, key, params,
              interrupt=lambda: None) -> evaluation.Evaluation:
   """Samples and judges the held-out problems."""
   config = setup.config
   return evaluation.evaluate(
-      draw(params, config.evaluation.samples), setup.test,
+      draw(serve(params), config.evaluation.samples), setup.test,
       config.evaluation.problems, config.prompts, key, interrupt)
 
 
@@ -118,10 +118,9 @@ def _stop_if_saved() -> None:
     preemption.stop('everything so far is saved')
 
 
-def _reinforce(setup, workdir, draw, params, key, examine, clock, compiles):
+def _reinforce(setup, workdir, parts, params, key, examine, clock, compiles):
   """The loop of reinforcement learning; returns the last state."""
   config = setup.config
-  parts = make_parts(setup, draw, params)
   # Unless they are the reference too, the parameters exist once.
   state = policies.init_state(
       setup, params, key, donate=parts.ref_params is not params)
@@ -136,7 +135,7 @@ def _reinforce(setup, workdir, draw, params, key, examine, clock, compiles):
         f'{checkpoints.folder}: going on from step {first}', stacklevel=2)
   # A resumed run stops for skipped updates where an uninterrupted one would.
   previous = {'skipped_in_a_row': (np.asarray(state.skipped), 1)}
-  probe = parts.sync.probe(served(state))
+  probe = parts.sync.probe(parts.serve(state.params))
   with (Writer(workdir, first) as writer,
         Progress(config.steps, first, config.method) as progress):
     for step in range(first, config.steps):
@@ -144,7 +143,8 @@ def _reinforce(setup, workdir, draw, params, key, examine, clock, compiles):
       state, rollout, metrics = train_step(parts, state, step)
       tokens = count_tokens(setup, rollout)
       clock.train_step(tokens)
-      synced, probe = parts.sync.compare(state.params, served(state), probe)
+      synced, probe = parts.sync.compare(
+          state.params, parts.serve(state.params), probe)
       metrics = _evaluated(
           setup, examine, state, step, {**metrics, **synced})
       writer.write(step, metrics, {

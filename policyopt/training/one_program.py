@@ -22,7 +22,7 @@ import numpy as np
 
 from policyopt.models import transformer
 from policyopt.rollouts import group, traced
-from policyopt.rollouts.sampler import sample
+from policyopt.rollouts.multi_turn import sample
 from policyopt.training import evaluate, loop, steps, warm_start
 from policyopt.training import state as states
 from policyopt.training.setup import Setup, prepare
@@ -108,6 +108,10 @@ def make_program(config, method: Method) -> Program:
   for env in setup.train, setup.test:
     traced.check_pure(env)
   _check_static(config.batching)
+  if setup.serving.copied:
+    raise ValueError(
+        f'rollout is {config.rollout.to_dict()}; one program has one mesh and '
+        'one copy of the weights, so all of it must be None')
   init = functools.partial(_init, setup)
   examine = functools.partial(_examine, setup)
   return Program(setup, init, functools.partial(_train, setup), examine)
@@ -169,10 +173,12 @@ def _check_static(batching) -> None:
 def make_draw(setup: Setup):
   """The sampler of `training.steps`, without arrays of the host."""
   def draw(params, samples: int, heat=None) -> group.Generate:
-    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None):
+    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None,
+              turns=None, problem=None):
       return sample(
           setup.model, sampler, params, Prompts(*prompts), key,
-          samples=samples, row_ids=row_ids, heat=heat, max_tokens=max_tokens)
+          samples=samples, row_ids=row_ids, heat=heat, max_tokens=max_tokens,
+          turns=turns, problem=problem)
     greedy = dataclasses.replace(setup.sampler, temperature=0.)
     return group.Generate(
         functools.partial(apply, setup.sampler, samples), samples,

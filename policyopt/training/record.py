@@ -20,6 +20,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from policyopt.models.partitioning import AXES
 from policyopt.rollouts import hosts
 from policyopt.training import evaluate as evaluation
 from policyopt.training.curves import plot
@@ -29,7 +30,7 @@ from policyopt.training.curves import plot
 _FREE = ('steps', 'checkpoint_every', 'keep_checkpoints', 'log_prompts',
          'max_skipped', 'evaluation.every', 'task_kw.workers',
          'evaluation.task_kw.workers', 'mesh.data', 'mesh.fsdp', 'mesh.tensor',
-         'mesh.expert')
+         'mesh.expert', *(f'rollout.mesh.{axis}' for axis in AXES))
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'ml-collections', 'reasoning-gym')
 
@@ -202,11 +203,17 @@ def sample_rows(tokenizer, rollout, samples: int, prompts: int) -> list[dict]:
         problem=int(part['problem'][first]),
         prompt=tokenizer.decode(part['tokens'][first, :start].tolist()),
         responses=[
-            dict(text=tokenizer.decode(tokens[mask].tolist()),
+            dict(text=tokenizer.decode(_response(tokens, mask).tolist()),
                  reward=float(value))
             for tokens, mask, value in zip(
                 part['tokens'][group], part['mask'][group], reward[group])]))
   return rows
+
+
+def _response(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """From the first to the last chosen token, what was read between them too."""
+  chosen = np.flatnonzero(mask)
+  return tokens[chosen[0]:chosen[-1] + 1] if len(chosen) else tokens[:0]
 
 
 def finish(config, workdir: str, before: evaluation.Evaluation,

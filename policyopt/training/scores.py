@@ -8,7 +8,7 @@ from typing import Any
 from jax import lax
 import jax.numpy as jnp
 
-from policyopt.models import lora, packed
+from policyopt.models import lora, packed, shared
 from policyopt.models.config import ModelConfig
 from policyopt.training.updates import microbatch
 from policyopt.types import Rollout
@@ -23,7 +23,12 @@ _SCORED = {
 
 def needs_scores(needs: Collection[str]) -> bool:
   """Whether any of the needs takes a forward pass."""
-  return not set(needs).isdisjoint({*_SCORED, 'ref_log_probs'})
+  return scores_policy(needs) or 'ref_log_probs' in needs
+
+
+def scores_policy(needs: Collection[str]) -> bool:
+  """Whether any of the needs takes a forward pass of the policy."""
+  return not set(needs).isdisjoint(_SCORED)
 
 
 def keeps_reference(config: ModelConfig, needs: Collection[str]) -> bool:
@@ -36,7 +41,9 @@ def keeps_reference(config: ModelConfig, needs: Collection[str]) -> bool:
 
 def add_scores(config: ModelConfig, params: Any, ref_params: Any,
                rollout: Rollout, needs: Collection[str], temperature: float,
-               pieces: int, packing: packed.Packing | None = None) -> Rollout:
+               pieces: int,
+               packing: packed.Packing | shared.Shared | None = None
+               ) -> Rollout:
   """The rollout with what forward passes say of its tokens.
 
   Args:
@@ -49,8 +56,8 @@ def add_scores(config: ModelConfig, params: Any, ref_params: Any,
       to others.
     temperature: that the rollout was sampled at.
     pieces: cut into so many, one after the other; divides B.
-    packing: where the rows of each piece share rows of the model; None: they
-      do not.
+    packing: where the rows of each piece share rows of the model, or prompts;
+      None: they do not.
 
   Returns:
     The rollout with the scores in its extras, 0 outside of the mask (the
@@ -72,7 +79,7 @@ def add_scores(config: ModelConfig, params: Any, ref_params: Any,
     if wanted:
       out = packed.score(
           config, params, piece.tokens, packing, temperature=temperature,
-          kept=kept, needs=frozenset(
+          kept=kept, prompts='prompt_log_probs' in wanted, needs=frozenset(
               _SCORED[name] for name in wanted) - {'log_probs'})
       extras = {name: getattr(out, _SCORED[name]) for name in wanted}
     if reference:

@@ -14,11 +14,14 @@ from policyopt.models import convert, partitioning
 from policyopt.models.choice import folder_of, model_of
 from policyopt.models.config import ModelConfig
 from policyopt.models.tokenizer import Tokenizer, tokenizer
+from policyopt.rollouts import multi_turn
 from policyopt.rollouts.sampler import SamplerConfig
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
 from policyopt.training.offload import Offload
 from policyopt.training.optimizers import make_optimizer, make_schedule
+from policyopt.training.serving import Layout, layout
+from policyopt.training.shared import check as check_shared
 from policyopt.types import NEEDS, Environment, Method
 
 _POSITIVE = (
@@ -44,6 +47,7 @@ class Setup(NamedTuple):
     schedule: of its learning rate.
     warm_optimizer: of the warm start.
     batching: epochs, minibatches, microbatches, lengths.
+    serving: where the sampler's parameters live.
     offload: what lies in host memory.
   """
   config: Any
@@ -58,6 +62,7 @@ class Setup(NamedTuple):
   schedule: optax.Schedule
   warm_optimizer: optax.GradientTransformation
   batching: Batching
+  serving: Layout
   offload: Offload = Offload()
 
   def close(self) -> None:
@@ -80,7 +85,7 @@ def prepare(config, method: Method) -> Setup:
     ValueError: in one line, naming the argument, its value and what would be
       right.
   """
-  (words, model, mesh, sampler, optimizer, schedule, batching,
+  (words, model, mesh, sampler, optimizer, schedule, batching, serving,
    offload) = program_parts(config, method)
   offload.check(mesh)
   if folder_of(config.model):
@@ -102,7 +107,7 @@ def prepare(config, method: Method) -> Setup:
     raise
   return Setup(
       config, words, *envs, model, mesh, sampler, method, optimizer, schedule,
-      warm_optimizer, batching, offload)
+      warm_optimizer, batching, serving, offload)
 
 
 class ProgramParts(NamedTuple):
@@ -114,6 +119,7 @@ class ProgramParts(NamedTuple):
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   batching: Batching
+  serving: Layout
   offload: Offload = Offload()
 
 
@@ -141,6 +147,15 @@ def program_parts(config, method: Method, devices=None) -> ProgramParts:
   sampler.validate(model.vocab_size)
   # Names the parameter that the mesh does not divide.
   partitioning.param_shardings(model, mesh)
+  batching = Batching(**config.batching)
+  check_shared(model, method_needs(method), batching, config.prompts,
+               mesh.shape['data'] * mesh.shape['fsdp'])
+  # Older runs lack the key.
+  serving = layout(config.get('rollout'), model, mesh,
+                   config.prompts * config.samples)
+  sampler.check_slots(
+      config.prompts, config.samples,
+      serving.mesh.shape['data'] * serving.mesh.shape['fsdp'])
   optimizer = make_optimizer(**config.optimizer)
   if method.optimizer is not None:
     optimizer = method.optimizer(optimizer)
@@ -148,7 +163,8 @@ def program_parts(config, method: Method, devices=None) -> ProgramParts:
   schedule = make_schedule(
       rates.learning_rate, rates.warmup_steps, rates.decay_steps)
   return ProgramParts(words, model, mesh, sampler, optimizer, schedule,
-                      Batching(**config.batching), Offload(**config.offload))
+                      batching, serving,
+                      Offload(**config.offload))
 
 
 def _tokenizer_name(config) -> str:
@@ -226,6 +242,7 @@ def _check_batch(config, method: Method, mesh: Mesh) -> None:
 
 def _check_context(env: Environment, sampler: SamplerConfig,
                    model: ModelConfig) -> None:
+  multi_turn.check(env.turns, sampler)
   need = env.max_prompt + sampler.max_tokens
   if need > model.max_length:
     raise ValueError(
@@ -256,7 +273,7 @@ def _check_needs(method: Method, model: ModelConfig, env: Environment) -> None:
       unmet.add(need)
     elif need == 'router' and not model.num_experts:
       unmet.add(need)
-    elif need == 'turn' and env.step is None:
+    elif need in ('turn', 'state_id') and env.turns is None:
       unmet.add(need)
     elif need == 'answer_id' and not env.answer_ids:
       unmet.add(need)

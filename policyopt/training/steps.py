@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -11,14 +12,17 @@ import jax
 import numpy as np
 
 from policyopt.models import partitioning
+from policyopt.models.shared import Sizes
 from policyopt.rollouts import group, hosts
 from policyopt.rollouts.lengths import trim
-from policyopt.rollouts.sampler import Samples, sample
+from policyopt.rollouts.multi_turn import sample
+from policyopt.rollouts.sampler import Samples
 from policyopt.training import state as states
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Learner, make_learner
 from policyopt.training.offload import to_host
 from policyopt.training.scores import keeps_reference
+from policyopt.training.serving import Serving
 from policyopt.training.setup import Setup
 from policyopt.training.sync import Sync, make_sync
 from policyopt.types import Prompts, TrainState
@@ -27,24 +31,40 @@ from policyopt.types import Prompts, TrainState
 def make_draw(setup: Setup):
   """The compiled sampler: (params, samples, heat=None) -> Generate.
 
+  The parameters are those that `Serving` hands out. The rows that are drawn lie
+  on the mesh of the update, whatever mesh drew them.
+
   All calls with the same number of samples share one compiled program. With
   several processes it is one program on all their devices; each has given it
   the same prompts, and each reads only the rows that lie with it.
   """
+  own = setup.serving.mesh
+  inside, bring = contextlib.nullcontext, lambda tree, sharding: tree
+  if own is not setup.mesh:
+    # A program computes with arrays of one mesh.
+    inside, bring = functools.partial(jax.set_mesh, own), hosts.spread
+
   @functools.cache
   def jitted(rows):
     return jax.jit(
-        sample, static_argnames=('config', 'sampler', 'samples'),
+        sample, static_argnames=('config', 'sampler', 'samples', 'turns'),
         out_shardings=_sample_shardings(rows))
 
   def draw(params, samples: int, heat=None) -> group.Generate:
-    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None):
-      rows = _row_sharding(setup.mesh, len(row_ids))
+    def apply(sampler, samples, prompts, row_ids, key, max_tokens=None,
+              turns=None, problem=None):
+      rows = _row_sharding(own, len(row_ids))
       shard = lambda x: hosts.place(np.asarray(x, np.int32), rows)
-      return jitted(rows)(
-          setup.model, sampler, params, Prompts(*prompts), key,
-          samples=samples, row_ids=shard(row_ids), heat=heat,
-          max_tokens=None if max_tokens is None else shard(max_tokens))
+      key, heated = bring((key, heat), partitioning.replicated(own))
+      with inside():
+        drawn = jitted(rows)(
+            setup.model, sampler, params, Prompts(*prompts), key,
+            samples=samples, row_ids=shard(row_ids), heat=heated,
+            max_tokens=None if max_tokens is None else shard(max_tokens),
+            turns=turns, problem=None if problem is None else shard(problem))
+      # Not by the sampler itself, which would cut the rows of its loop up.
+      return bring(drawn, _sample_shardings(
+          _row_sharding(setup.mesh, len(row_ids))))
     greedy = dataclasses.replace(setup.sampler, temperature=0.)
     return group.Generate(
         functools.partial(apply, setup.sampler, samples), samples,
@@ -61,9 +81,11 @@ class Parts(NamedTuple):
   propose: Any
   feedback: Any
   sync: Sync
+  serve: Serving
 
 
-def make_parts(setup: Setup, draw, params) -> Parts:
+def make_parts(setup: Setup, draw, params,
+               serve: Serving | None = None) -> Parts:
   """The compiled parts of a step.
 
   Args:
@@ -71,6 +93,7 @@ def make_parts(setup: Setup, draw, params) -> Parts:
     draw: from `make_draw`.
     params: the policy before reinforcement learning; the reference of methods
       that want one.
+    serve: hands out the sampler's parameters; None makes one.
 
   Returns:
     Parts.
@@ -90,7 +113,9 @@ def make_parts(setup: Setup, draw, params) -> Parts:
       state_shardings=states.state_shardings(
           setup.model, setup.method, setup.optimizer, setup.mesh,
           setup.train.size, setup.offload.optimizer),
-      reference_shardings=shardings)
+      reference_shardings=shardings, sizes=Sizes(
+          setup.config.samples, setup.train.max_prompt,
+          setup.sampler.max_tokens))
 
   def feedback(plan_state, rollout, advantages, plan):
     return planner.update(
@@ -102,12 +127,9 @@ def make_parts(setup: Setup, draw, params) -> Parts:
       jax.jit(planner.propose, static_argnums=1,
               out_shardings=partitioning.replicated(setup.mesh)),
       jax.jit(feedback),
-      make_sync(setup.model, setup.config.get('probe_tolerance')))
-
-
-def served(state: TrainState):
-  """The parameters that the sampler draws with."""
-  return state.params
+      make_sync(setup.model, setup.config.get('probe_tolerance'),
+                setup.serving),
+      serve or Serving(setup.model, setup.serving))
 
 
 def train_step(parts: Parts, state: TrainState, step: int):
@@ -127,8 +149,11 @@ def train_step(parts: Parts, state: TrainState, step: int):
   plan, plan_state = parts.propose(state.plan_state, config.prompts, plan_key)
   heat = setup.method.heat
   generate = parts.draw(
-      served(state), config.samples, heat and heat(state.credit_state[-1]))
+      parts.serve(state.params), config.samples,
+      heat and heat(state.credit_state[-1]))
   rollout = setup.method.rollout(generate, setup.train, plan, rollout_key)
+  del generate  # It holds the sampler's parameters.
+  parts.serve.release()
   rollout = hosts.spread(rollout, partitioning.rows(setup.mesh))
   sampled = rollout
   rollout = trim(rollout, setup.batching.buckets)

@@ -4,7 +4,8 @@ Two things are compared on the device, and looked at on the host only when the
 metrics of the step are there anyway:
 
 - a checksum of the bits of every trained parameter, the sampler's against the
-  learner's: exact, and changed by any copy that is late, rounded or shuffled;
+  learner's: exact, and changed by any copy that is late, rounded or shuffled
+  (where the sampler's are rounded on purpose, the learner's are for this);
 - the log-probabilities of a fixed row of tokens, the sampler's way (a prompt
   is read into the cache, then one token at a time) against the learner's (the
   whole row at once): they agree up to rounding, and they move when the
@@ -22,9 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.models import cache as kv_cache
-from policyopt.models import lora, scoring, transformer
+from policyopt.models import (
+    lora,
+    parameters,
+    partitioning,
+    scoring,
+    transformer,
+)
 from policyopt.models.config import ModelConfig
 from policyopt.training.errors import SyncError
+from policyopt.training.serving import Layout
 from policyopt.types import Array, Metrics
 
 # Tokens of the probe, and how many of them are read as a prompt.
@@ -53,32 +61,43 @@ class Sync(NamedTuple):
   verify: Callable[[int, Metrics], None]
 
 
-def make_sync(config: ModelConfig, tolerance: float | None = None) -> Sync:
+def make_sync(config: ModelConfig, tolerance: float | None = None,
+              serving: Layout | None = None) -> Sync:
   """Builds the check.
 
   Args:
     config: of the model.
     tolerance: largest |log π(sampler) - log π(learner)| of a token, in nats;
-      None: 0.1, or 0.5 when the model computes in 16 bits, or 2 with experts
-      (∞ with experts of limited capacity: what they drop depends on how much
-      is read at once).
+      None: 0.1, or 0.5 when the model computes in 16 bits or is sampled from
+      in 16 bits, or 2 with experts (∞ with experts of limited capacity: what
+      they drop depends on how much is read at once).
+    serving: of the sampler's parameters; None: they are the learner's own.
 
   Returns:
     Sync.
   """
   if tolerance is None:
-    tolerance = _default_tolerance(config)
+    tolerance = _default_tolerance(config, serving and serving.dtype)
+  if serving and serving.copied:
+    probe, checked = _across(config, serving)
+  else:
+    probe, checked = _alike(config)
+
+  def verify(step, metrics):
+    if 'sync/checksum' in metrics:
+      _verify(step, metrics, tolerance)
+
+  return Sync(probe, checked, verify)
+
+
+def _alike(config):
+  """`probe` and `compare` where the sampler has the learner's parameters."""
 
   def compare(learner, sampler, before):
     now = decoded(config, sampler)
     equal = checksum(lora.split(learner)[0]) == checksum(
         lora.split(sampler)[0])
-    one = jnp.ones(())
-    return {
-        'sync/checksum': (equal.astype(jnp.float32), one),
-        'sync/probe_gap': (jnp.max(jnp.abs(now - scored(config, learner))),
-                           one),
-        'sync/probe_moved': (jnp.max(jnp.abs(now - before)), one)}, now
+    return _metrics(now, scored(config, learner), before, equal), now
 
   compiled = jax.jit(compare)
 
@@ -90,11 +109,49 @@ def make_sync(config: ModelConfig, tolerance: float | None = None) -> Sync:
     _check_same_tree(learner, sampler)
     return compiled(learner, sampler, before)
 
-  def verify(step, metrics):
-    if 'sync/checksum' in metrics:
-      _verify(step, metrics, tolerance)
+  return probe, checked
 
-  return Sync(probe, checked, verify)
+
+def _across(config, serving):
+  """`probe` and `compare` where the sampler has a copy in its own layout.
+
+  One program on each side, and one that brings their numbers together.
+  """
+  mesh, dtype = serving.mesh, serving.dtype
+  whole = partitioning.replicated(mesh)
+
+  def learners(params):
+    expected = parameters.cast(lora.split(params)[0], dtype)
+    return scored(config, params), checksum(expected)
+
+  def samplers(params):
+    return decoded(config, params), checksum(lora.split(params)[0])
+
+  def join(learner, sampler, before):
+    (score, expected), (now, found) = learner, sampler
+    return _metrics(now, score, before, expected == found), now
+
+  learners, samplers, join = (
+      jax.jit(fn, out_shardings=whole) for fn in (learners, samplers, join))
+
+  def probed(params):
+    with jax.set_mesh(mesh):
+      return samplers(params)
+
+  def compare(learner, sampler, before):
+    _check_same_tree(jax.eval_shape(
+        lambda params: parameters.cast(params, dtype), learner), sampler)
+    return join(learners(learner), probed(sampler), before)
+
+  return lambda params: probed(params)[0], compare
+
+
+def _metrics(now, score, before, equal):
+  one = jnp.ones(())
+  return {
+      'sync/checksum': (equal.astype(jnp.float32), one),
+      'sync/probe_gap': (jnp.max(jnp.abs(now - score)), one),
+      'sync/probe_moved': (jnp.max(jnp.abs(now - before)), one)}
 
 
 def checksum(tree: Any) -> Array:
@@ -177,10 +234,12 @@ def _bits(x):
   return jnp.sum(x.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
 
 
-def _default_tolerance(config):
+def _default_tolerance(config, served=None):
   if config.num_experts:
     return np.inf if config.expert_dispatch == 'capacity' else _EXPERTS
-  return _FINE if jnp.dtype(config.dtype).itemsize >= 4 else _COARSE
+  narrowest = min(jnp.dtype(dtype or config.dtype).itemsize
+                  for dtype in (config.dtype, served))
+  return _FINE if narrowest >= 4 else _COARSE
 
 
 def _check_same_tree(learner, sampler):

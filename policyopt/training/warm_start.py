@@ -13,6 +13,7 @@ import optax
 
 from policyopt.data import order
 from policyopt.data.packing import pack_examples
+from policyopt.envs import turns
 from policyopt.models import lora, partitioning, scoring
 from policyopt.models.config import ModelConfig
 from policyopt.training.state import optimizer_shardings
@@ -74,8 +75,12 @@ def warm_batch(env: Environment, step: int, examples: int, rows: int,
   else:
     # Every epoch in an order of its own.
     ids = order.at(order.shuffled(env.size), ids)
+  answers, chosen = env.answer(ids), None
+  if env.turns is not None:  # What the task says is read, not learned.
+    chosen = turns.replay(env.turns, jnp.asarray(ids), answers).chosen
   try:
-    packed = pack_examples(env.reset(ids), env.answer(ids), rows, length)
+    packed = pack_examples(
+        env.reset(ids), answers, rows, length, chosen=chosen)
   except ValueError as error:
     raise ValueError(
         f'warm_start.rows is {rows} and warm_start.length is {length}, too '

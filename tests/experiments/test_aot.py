@@ -473,7 +473,25 @@ def test_the_table_tells_memory_speed_and_what_was_refused():
   text = page.table({'small': run, 'sweep': {
       'reasons': ['best: x'], 'command': '--sweep'}})
   assert ('| small | fsdp 2 x tensor 2 | 8 | 8.00 | 5.00 (6.00) | refused: '
-          '9.00 | - | - | 5.00 (6.00) | **no** |') in text
-  assert '| 1.00 | 1.00* | 8* | 2.00 to 3.50 | arithmetic | 71 to 125 |' in text
+          '9.00 | - | - | - | 5.00 (6.00) | **no** |') in text
+  assert ('| 1.00 | 1.00* | 8* | 2.00 to 3.50 | arithmetic | 71 to 125 | - | - '
+          '|') in text
   assert '| 30.00 | 10.0% |' in text and 'best: x' in text
   assert '--sweep  # sweep' in text
+
+
+def test_the_copy_for_the_sampler_is_a_row_of_its_own():
+  copy = result(name='reshard', tokens=0, rate='', flops=0., kernel_flops=0.,
+                source=analysis.TEXT)
+  text = report.program(copy, devices=4, per_chip=1)
+  assert '2 s at least' in text and '5.00 GiB a device' in text
+  assert 'second and chip' not in text and 'matrix products' not in text
+  mesh = dict(data=1, fsdp=4, tensor=1, expert=1)
+  text = page.table({'small': dict(
+      command='', topology='v5p:2x2x1', chips=4, fits=True, rows=64, length=8,
+      mesh=mesh, batching=dict(epochs=1, minibatches=1, microbatches=4),
+      rollout=dict(mesh=mesh | dict(fsdp=1, tensor=4), dtype='bfloat16'),
+      programs=[copy.json()])})
+  assert ('| small | fsdp 4; sampler: tensor 4, bfloat16 | 4 | 8.00 | - | - | '
+          '5.00 (6.00) | - | - | - | yes |') in text
+  assert '| - | - | - | - | - | - | 7.50 | 2.000 to 3.500 | - | - |' in text

@@ -65,16 +65,22 @@ def test_a_wrong_topology_ends_in_one_line(compile_for_tpu):
 @pytest.mark.slow
 def test_the_decode_loop_holds_one_copy_of_its_cache(compile_for_tpu):
   code, text, found = compile_for_tpu(
-      '--topology=v5e:2x2', '--programs=decode',
-      arg='prompts=64,samples=16,mesh.tensor=4')
+      '--topology=v5e:2x2', '--programs=reshard,decode',
+      arg='prompts=64,samples=16,rollout.mesh.tensor=4,rollout.dtype=bfloat16')
   assert code == 0, text
-  (decode,) = found['programs']
+  copy, decode = found['programs']
   kinds, cache = decode['memory'], decode['cache']
   assert kinds['aliased'] >= cache
-  # What is not the cache is mostly weights, and their copy in bfloat16.
-  weights = kinds['arguments'] - cache
-  assert weights < cache / 2
-  assert kinds['temporaries'] < 0.05 * cache + weights
+  assert kinds['temporaries'] < 0.05 * cache
+  # No weight is fetched inside of the loop: what is sent are activations.
+  assert not any(c['kind'] == 'all-gather' and c['bytes'] > 2**16
+                 for c in decode['collectives'])
+  # Each device is sent what it will hold, once.
+  held = copy['memory']['outputs']
+  assert sum(c['moved'] for c in copy['collectives']) < 1.2 * held
+  assert copy['flops'] == 0 and copy['estimate']['bound'] > 0
+  # The update's weights lie beside the sampler's.
+  assert decode['memory']['held'] > 3 * copy['memory']['arguments']
 
 
 @needs_libtpu

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from experiments import atlas, make_notebooks
-from experiments.figures import beds, drawing, figure, verdict
+from experiments.figures import (
+    beds,
+    drawing,
+    figure,
+    moments,
+    theory,
+    tuning,
+    verdict,
+)
 from policyopt import methods
 from policyopt.envs import exact
 
@@ -27,7 +35,8 @@ def _claim(at_least=0.):
 
 
 @pytest.mark.parametrize('effect, at_least, word', [
-    ([.1, .2, .3, .2], 0., 'reproduced'), ([-.1, -.2, -.3, -.2], 0., 'contradicted'),
+    ([.1, .2, .3, .2], 0., 'reproduced'),
+    ([-.1, -.2, -.3, -.2], 0., 'contradicted'),
     ([-.1, .1, .2], 0., 'undecided'), ([.1, .2, .3, .2], .5, 'undecided'),
     ([-.1, -.2, -.3, -.2], .5, 'undecided')])
 def test_verdicts(effect, at_least, word):
@@ -109,16 +118,42 @@ def _world(prompts=3):
 @pytest.mark.slow
 def test_a_methods_gradient_is_compared_with_the_exact_one():
   world = _world()
-  target = jax.grad(lambda x: beds.objective(world, x))(world.reference)
-  found = beds.measure(
-      world, beds.sequence_average(methods.rloo(beta=0.)), world.reference,
-      target, prompts=3, samples=4, rows=200_000)
-  assert found.rows >= 200_000 and found.largest_z < 4.5
-  assert found.bias < .05 and abs(found.scale - 1) < .05 and found.angle < 3
-  wrong = beds.measure(
-      world, beds.sequence_average(methods.rloo(beta=0.)), world.reference,
-      1.2 * target, prompts=3, samples=4, rows=200_000)
-  assert wrong.largest_z > 6
+  target = theory.policy_gradient(world, world.reference).reshape(-1)
+  rloo = beds.sequence_average(methods.rloo(beta=0.))
+  found = moments.moments(
+      world, {'RLOO': rloo}, world.reference, samples=4, rows=100_000,
+      seeds=2)['RLOO']
+  assert found['mean'].shape == (2, len(target))
+  mean, error = moments.pooled(found)
+  assert moments.largest_z(mean, error, target) < 4.5
+  assert np.linalg.norm(mean - target) < .05 * np.linalg.norm(target)
+  assert moments.largest_z(mean, error, 1.2 * target) > 6
+
+
+def test_weights_of_prompts_are_those_of_the_objectives():
+  p, count = 0.2, 4
+  loo = lambda k, n: ((n - k) / (n - 1), -k / (n - 1))
+  assert theory.weight(loo, p, count) == pytest.approx(1)
+  assert theory.weight(theory.only_one, p, count) == pytest.approx(.8 ** 3)
+  # The gradient of Σ pass@k / k up to G − 1, as nothing is learned at μ = 0.
+  assert theory.weight(theory.by_mean, p, count) == pytest.approx(
+      1 + .8 + .8 ** 2)
+  assert theory.weight(theory.by_std, p, count) == pytest.approx(
+      theory.weight(theory.by_std, 1 - p, count))
+
+
+def test_groups_without_a_signal_make_room():
+  world = _world()
+  rollout = beds.draw(
+      world, world.reference, jax.random.key(0), jnp.arange(3), 2)
+  earned = jnp.array([1., 1., 0., 1., 1., 0.])
+  rollout = rollout._replace(
+      rewards={'accuracy': rollout.mask * earned[:, None]})
+  kept = beds.live_groups(rollout, 2, 2)
+  assert kept.extras['prompt'].tolist() == [1, 1, 2, 2]
+  assert kept.group.tolist() == [0, 0, 1, 1]
+  filled = beds.live_groups(rollout, 3, 2)
+  assert filled.extras['prompt'].tolist() == [1, 1, 2, 2, 0, 0]
 
 
 @pytest.mark.slow
@@ -131,7 +166,38 @@ def test_tabular_policies_learn():
   with jax.debug_key_reuse(False):
     seen = learn(beds.seeds(3))['j']
   assert seen.shape == (3, 61)
-  assert (seen[:, -1] > seen[:, 0] + .2).all()
+  assert (seen[:, -1] > seen[:, 0] + .1).all()
+
+
+def test_training_begins_where_it_is_told_and_knows_what_it_is_told():
+  world = _world()
+  seen = []
+
+  def extras(rollout, key):
+    seen.append(rollout.extras['prompt'].shape)
+    return {'entropy': jnp.zeros(rollout.mask.shape)}
+
+  start = world.reference + 1.
+  learn = lambda **kw: beds.learn(
+      world, methods.d3s(), jax.random.key(0), steps=2, prompts=3, samples=2,
+      learning_rate=1., watch=lambda x: {'logits': x}, **kw)
+  with jax.debug_key_reuse(False):
+    told = learn(start=start, extras=extras)['logits']
+    free = learn(start=start)['logits']
+  np.testing.assert_array_equal(told[0], start)
+  assert seen and seen[0] == (6,)
+  # Without entropies D³S keeps other tokens.
+  assert (told[-1] != free[-1]).any()
+
+
+def test_the_rate_is_chosen_on_other_seeds():
+  def train(key, rate):
+    seed = jax.random.key_data(key)[-1]
+    # The seeds to choose by like 2, the measured ones 1.
+    return {'x': -(rate - jnp.where(seed < 3, 1., 2.)) ** 2}
+  found = tuning.tuned(train, (1., 2.), 3, 2, lambda run: run['x'])
+  assert found['rate'] == 2. and found['scores'].tolist() == [-1., 0.]
+  assert found['x'].tolist() == [-1.] * 3
 
 
 def test_rows_end_where_their_sequence_does():

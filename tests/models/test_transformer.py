@@ -11,6 +11,7 @@ import pytest
 
 from policyopt.models import cache as cache_lib
 from policyopt.models import layers, transformer
+from tests.compiling import AS_IN_A_RUN
 
 _spec = importlib.util.spec_from_file_location(
     'reference', pathlib.Path(__file__).with_name('reference.py'))
@@ -144,6 +145,30 @@ def test_cache_rows_and_slots():
   assert longer.values[1, :, 5, 0, 0].tolist() == [1, 1, 1, 0, 0]
   taken = cache_lib.take(longer, jnp.array([4, 0]))
   assert taken.keys[0, 0, :, 0, 0].tolist() == [1, 0]
+
+
+def test_cpu_writes_tokens_without_a_loop_over_rows():
+  """Such a loop copies the whole cache, in each layer and for each token."""
+  buffer, slot = jnp.zeros((2, 16, 4, 2, 8)), jnp.array([3, 15, 0, 7])
+  new = jax.random.normal(jax.random.key(0), (4, 1, 2, 8))
+  compiled = jax.jit(cache_lib.update_layer, donate_argnums=0).lower(
+      buffer, new, jnp.int32(1), slot).compile(compiler_options=AS_IN_A_RUN)
+  assert 'while(' not in compiled.as_text()
+  buffer, layer = compiled(buffer, new, jnp.int32(1), slot)
+  want = np.zeros(buffer.shape, np.float32)
+  want[1, slot, np.arange(4)] = new[:, 0]
+  np.testing.assert_array_equal(buffer, want)
+  np.testing.assert_array_equal(layer, want[1].swapaxes(0, 1))
+
+
+def test_cache_rows_are_copied_and_the_rest_left():
+  cache, pool = (
+      jax.tree.map(lambda x, mark=mark: x + mark, cache_lib.init_cache(
+          SMALL, rows, slots)) for rows, slots, mark in ((3, 5, 1), (2, 4, 7)))
+  out = jax.jit(cache_lib.copy_row)(cache, jnp.int32(2), pool, jnp.int32(1))
+  for x in jax.tree.leaves(out):
+    assert (x[:, :4, 2] == 7).all() and (x[:, 4, 2] == 1).all()
+    assert (x[:, :, :2] == 1).all()
 
 
 @pytest.mark.parametrize('slot', [0, jnp.arange(4)], ids=['one', 'per row'])

@@ -137,7 +137,7 @@ class Trainer:
   """A learner with what it needs: `step` is score, credit and update."""
 
   def __init__(self, name, where=None, optimizer=SGD, batching=Batching(),
-               change=None, schedule=None, model=MODEL):
+               change=None, schedule=None, model=MODEL, sizes=None):
     self.model, self.method = model, method(name)
     if change:
       self.method = change(self.method)
@@ -151,7 +151,7 @@ class Trainer:
     self.learner = make_learner(
         model, self.method, optimizer, self.mesh, batching=batching,
         temperature=TEMPERATURE, schedule=schedule,
-        state_shardings=self.shardings)
+        state_shardings=self.shardings, sizes=sizes)
 
   def state(self):
     """A fresh state; always the same."""

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from policyopt import credit
+from policyopt import credit, methods
 from policyopt.training import learner as learner_lib
 from policyopt.training.compiles import count_compiles
 from policyopt.training.learner import Batching
@@ -241,3 +241,26 @@ def test_credit_state_is_carried():
   for _ in range(3):
     _, state, _ = trainer.credit(state, factory.rollout())
   assert state.credit_state[1][1] == 3
+
+
+def test_one_update_does_not_score_what_it_computes():
+  """The policy before the update is the one that it differentiates."""
+  def make(early, **batching):
+    def change(_):
+      method = methods.grpo(beta=0., old='old_log_probs')
+      needs = method.advantages.needs | set(early)
+      return method._replace(
+          advantages=method.advantages._replace(needs=needs))
+    return factory.Trainer('grpo', change=change, batching=Batching(**batching))
+
+  batch = factory.rollout()
+  trainer, other = make(()), make(['old_log_probs'])
+  assigned, state, _ = trainer.credit(trainer.state(), batch)
+  assert 'old_log_probs' not in assigned.rollout.extras
+  state, metrics = trainer.update(state, assigned)
+  expected, expected_metrics = other.step(other.state(), batch)
+  factory.close(factory.learned(state), factory.learned(expected))
+  for name, value in metrics.items():
+    factory.close(value, expected_metrics[name], rtol=1e-5)
+  again, *_ = make((), minibatches=2).credit(trainer.state(), batch)
+  assert 'old_log_probs' in again.rollout.extras

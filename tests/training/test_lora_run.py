@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from policyopt import methods
 from policyopt.models import lora, partitioning
-from policyopt.training import loop, policies, setup, steps
+from policyopt.training import loop, policies, serving, setup
 from policyopt.training.errors import SyncError
 
 STEPS = 5
@@ -122,14 +122,13 @@ def test_a_resumed_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
 def test_a_stale_sampler_stops_the_run(tmp_path, monkeypatch):
   served = []
 
-  def stale(state):
+  def stale(self, params):
     # The adapter of the first step, for ever: what issues elsewhere report.
     if not served:
-      served.append(jax.device_get(lora.adapter_only(state.params)))
-    return lora.join(lora.split(state.params)[1], served[0])
+      served.append(jax.device_get(lora.adapter_only(params)))
+    return lora.join(lora.split(params)[1], served[0])
 
-  for module in (loop, steps):
-    monkeypatch.setattr(module, 'served', stale)
+  monkeypatch.setattr(serving.Serving, '__call__', stale)
   with pytest.raises(SyncError, match=r'after the update of step \d the '
                      'sampler is not in sync: the checksum') as error:
     run(tmp_path)

@@ -51,6 +51,38 @@ def test_program_and_loop_give_the_same_numbers(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_shared_prompts_change_nothing():
+  results = []
+  for share in (False, True):
+    config = _config(steps=3)
+    config.batching.share_prompts = share
+    config.evaluation.update(problems=4, every=0)
+    program = one_program.make_program(config, methods.from_config(config))
+    run = jax.jit(program.train)(jax.random.key(config.seed))
+    results.append((run.params, run.metrics))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+@pytest.mark.slow
+def test_slots_change_nothing():
+  """Groups, greedy baselines and evaluation, all of them in slots."""
+  results = []
+  for slots, chunk in (0, 0), (5, 4):
+    config = _config(steps=2, method='remax')
+    config.sampler.update(slots=slots, prefill_chunk=chunk)
+    config.evaluation.update(problems=8, every=0)
+    program = one_program.make_program(config, methods.from_config(config))
+    results.append(jax.jit(program.train)(jax.random.key(config.seed)))
+  static, ours = results
+  assert static.metrics['reward'].max() > 0
+  for name in 'params', 'metrics', 'before', 'after':
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        getattr(ours, name), getattr(static, name))
+
+
+@pytest.mark.slow
 def test_seeds_can_be_mapped_and_share_a_warm_start():
   config = _config(steps=3)
   program = one_program.make_program(config, methods.from_config(config))

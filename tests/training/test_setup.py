@@ -68,6 +68,11 @@ def assert_refused(config, message, needs=None):
     ({'model.kw': {'vocab_size': 100}},
      "tokenizer 'byte' has 264 tokens, more than the vocabulary of the model "
      '(100): set model.kw.vocab_size to at least 264'),
+    ({'sampler.slots': 33},
+     'sampler.slots is 33; prompts x samples = 32 rows need no more'),
+    ({'sampler.slots': 12},
+     'sampler.slots is 12; with sampler.slots it must be a multiple of the 8 '
+     'shards'),
     ({'samples': 1},
      "samples is 1: method 'grpo' compares responses to the same prompt, so "
      'it needs at least 2 samples per prompt'),
@@ -75,6 +80,15 @@ def assert_refused(config, message, needs=None):
      'prompts is 9; it must be a multiple of batching.minibatches x '
      'batching.microbatches = 2'),
     ({'batching.minibatches': 2, 'prompts': 6}, 'batching.microbatches = 4'),
+    ({'batching.share_prompts': True},
+     'prompts is 8 in 2 pieces; it must be a multiple of pieces x shards = 2 x '
+     '8'),
+    ({'batching.share_prompts': True, 'batching.packed': True},
+     'batching.share_prompts and batching.packed are both True'),
+    ({'batching.share_prompts': True, 'model.kw': {
+        'num_experts': 4, 'experts_per_token': 2, 'expert_width': 8,
+        'expert_dispatch': 'capacity'}},
+     "batching.share_prompts is True, but expert_dispatch is 'capacity'"),
     ({'prompts': 6, 'samples': 2},
      'prompts x samples is 12 rows in 2 pieces; each piece must be a multiple '
      "of the 8 shards of the mesh ('data' x 'fsdp')"),
@@ -146,7 +160,7 @@ def test_what_a_good_config_gives():
     parts = setup.prepare(config, make_method(config))
   assert compiles.count == 0
   assert parts.model.value_head and parts.model.num_layers == 2
-  assert parts.batching == (3, 1, 2, 1, False)
+  assert parts.batching == (3, 1, 2, 1, False, False)
   assert parts.sampler.stop_tokens == (parts.tokenizer.eos_id,)
   assert dict(parts.mesh.shape) == dict(data=8, fsdp=1, tensor=1, expert=1)
   assert parts.train.name == parts.test.name == 'arithmetic'

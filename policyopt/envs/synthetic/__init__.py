@@ -8,8 +8,8 @@ module's name. Names load on first use.
 import importlib
 
 __all__ = [
-    'countdown', 'families', 'lengths', 'modes', 'modular', 'parity', 'rules',
-    'sorting']
+    'countdown', 'families', 'gridworld', 'lengths', 'modes', 'modular',
+    'parity', 'rules', 'sorting']
 
 
 def __getattr__(name):

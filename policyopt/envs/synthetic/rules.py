@@ -61,7 +61,7 @@ def task(*, digits: int = 6, rules: int = 2) -> Task:
     return Text(apply(problem['shown'], problem['digits']), jnp.int32(digits))
 
   return Task(
-      f'rules ({rules})', ALPHABET, digits + 2, draw, prompt, answer, judge)
+      'rules', ALPHABET, digits + 2, draw, prompt, answer, judge)
 
 
 def environment(

@@ -1,0 +1,190 @@
+"""Attention in rows of one prompt and several responses to it.
+
+A row holds [prompt | response 1 | ... | response G]. The prompt has P places
+and ends in the last of them, so that its last token is right before every
+response; its first places are padding when it is shorter. A response sees the
+prompt and itself, never another response. The prompt's keys and values are
+computed, and read, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from policyopt.models import attention, pieces
+from policyopt.models import attention_kernels as kernels
+
+Array = jax.Array
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['length'],
+                   meta_fields=['prompt', 'samples'])
+@dataclasses.dataclass(frozen=True)
+class SharedPrompts:
+  """Where the prompts and the responses of N rows lie.
+
+  Attributes:
+    length: i32[N], tokens of each prompt, at most P.
+    prompt: P, places of a prompt.
+    samples: G, responses of a row; each has (S − P) / G places.
+  """
+  length: Array
+  prompt: int
+  samples: int
+
+
+def causal(query: Array, key: Array, value: Array, shared: SharedPrompts, *,
+           windowed: Array | bool | None = None, window: int | None = None,
+           scale: float | None = None, softcap: float | None = None,
+           implementation: str = 'auto') -> Array:
+  """`attention.causal` of a prompt followed by each of its responses.
+
+  Args:
+    query: [N, S, H, DH], S = P + G·M.
+    key: [N, S, KV, DH].
+    value: [N, S, KV, DH].
+    shared: where prompts and responses lie.
+    windowed: as in `attention.causal`, as are all that follow.
+    window: counted along the prompt and one response.
+    scale: of the scores.
+    softcap: of the scores.
+    implementation: of the attention.
+
+  Returns:
+    [N, S, H, DH] in the dtype of `query`.
+
+  Raises:
+    ValueError: as `attention.causal`.
+
+  Example:
+    >>> x = jnp.ones((1, 3, 1, 2))
+    >>> value = jnp.array([[[[1., 2.]], [[3., 4.]], [[5., 6.]]]])
+    >>> two = SharedPrompts(jnp.array([1]), prompt=1, samples=2)
+    >>> causal(x, x, value, two).tolist()
+    [[[[1.0, 2.0]], [[2.0, 3.0]], [[3.0, 4.0]]]]
+  """
+  scale = query.shape[-1] ** -0.5 if scale is None else scale
+  window = None if windowed is False else window
+  windowed = None if window is None else windowed
+  options = dict(windowed=windowed, window=window, scale=scale,
+                 softcap=softcap)
+  rows, places = query.shape[:2]
+  width, samples = shared.prompt, shared.samples
+  parts = (query, key, value)
+  real = jnp.arange(width)[None, :] >= width - shared.length[:, None]
+  prompt = attention.causal(
+      *(x[:, :width] for x in parts), segments=real.astype(jnp.int32),
+      implementation=implementation, **options)
+  # Every response as a row of its own.
+  own = [x[:, width:].reshape(rows * samples, -1, *x.shape[2:]) for x in parts]
+  chosen = kernels.choose(
+      implementation, own[0], own[1], segments=None, softcap=softcap)
+  if chosen == 'xla':
+    response = _responses(
+        *own, key[:, :width], value[:, :width], real, **options)
+  else:
+    # A kernel reads the keys of a row side by side.
+    key, value = (
+        jnp.concatenate([jnp.repeat(x[:, :width], samples, axis=0), y], axis=1)
+        for x, y in zip((key, value), own[1:]))
+    seen = jnp.pad(jnp.repeat(real, samples, axis=0).astype(jnp.int32),
+                   [(0, 0), (0, own[0].shape[1])], constant_values=1)
+    response = attention.causal(
+        own[0], key, value, segments=seen, implementation=chosen, **options)
+  return jnp.concatenate(
+      [prompt, response.reshape(rows, places - width, *query.shape[2:])],
+      axis=1)
+
+
+def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
+               window, scale, softcap):
+  """[N·G, M, H, DH]; in blocks of queries when responses are long."""
+  length, width = query.shape[1], real.shape[1]
+
+  def block(query, index):
+    # Distances to the keys of the prompt, and to those of the response.
+    far = index[:, None] + width - jnp.arange(width)[None, :]
+    near = index[:, None] - jnp.arange(length)[None, :]
+    before, own = real[:, None, :], (near >= 0)[None]
+    if window is not None:
+      inside = [x < window for x in (far, near)]
+      if windowed is not None and windowed is not True:
+        inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
+      before, own = before & inside[0][None], own & inside[1][None]
+    return _attend(query, (prompt_key, key), (prompt_value, value),
+                   (before, own), scale, softcap)
+
+  size = attention._BLOCK
+  if length <= 2 * size:
+    return block(query, jnp.arange(length))
+  count = -(-length // size)
+  size = -(-length // count)
+  out = jax.lax.map(
+      lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
+      (pieces.split(query, count, size),
+       jnp.arange(count * size).reshape(count, size)))
+  return pieces.join(out, length)
+
+
+def _attend(query, keys, values, masks, scale, softcap):
+  """One softmax over two sets of keys: the prompt's and a response's own.
+
+  Args:
+    query: [N·G, S, H, DH].
+    keys: [N, P, KV, DH] and [N·G, M, KV, DH].
+    values: as the keys.
+    masks: bool[N, 1 or S, P] and bool[1, S, M], True where s may see a key.
+    scale: of the scores.
+    softcap: of the scores, or None.
+
+  Returns:
+    [N·G, S, H, DH].
+  """
+  batch, length, heads, dim = query.shape
+  rows, _, kv_heads, _ = keys[0].shape
+  samples, group = batch // rows, heads // kv_heads
+  dtype, wide = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
+  # As [N, KV, G, R, S, DH] the queries are the rows of one plain product with
+  # the prompt's keys, and of one for each response with its own.
+  query = query.reshape(rows, samples, length, kv_heads, group, dim)
+  query = query.transpose(0, 3, 1, 4, 2, 5)
+  first, second = (x.astype(dtype) for x in keys)
+  second = second.reshape(rows, samples, -1, kv_heads, dim)
+  scores = [
+      jnp.einsum('nkqd,npkd->nkqp',
+                 query.reshape(rows, kv_heads, -1, dim), first,
+                 preferred_element_type=wide),
+      jnp.einsum('nkgqd,ngmkd->nkgqm',
+                 query.reshape(rows, kv_heads, samples, -1, dim), second,
+                 preferred_element_type=wide)]
+  shape = (rows, kv_heads, samples, group, length, -1)
+  masks = (masks[0][:, None, None, None], masks[1][:, None, None, None])
+
+  def masked(scores, mask):
+    scores = scores.reshape(shape) * scale
+    if softcap is not None:
+      scores = softcap * jnp.tanh(scores / softcap)
+    return jnp.where(mask, scores, attention._MASKED)
+
+  scores = [masked(*x) for x in zip(scores, masks)]
+  top = functools.reduce(jnp.maximum, (
+      jnp.max(x, axis=-1, keepdims=True) for x in scores))
+  top = jax.lax.stop_gradient(top)
+  probs = [jnp.exp(x - top) for x in scores]
+  total = sum(jnp.sum(x, axis=-1, keepdims=True) for x in probs)
+  first, second = (x.astype(dtype) for x in values)
+  second = second.reshape(rows, samples, -1, kv_heads, dim)
+  before, own = (x.astype(dtype) for x in probs)
+  out = jnp.einsum(
+      'nkqp,npkd->nkqd', before.reshape(rows, kv_heads, -1, before.shape[-1]),
+      first, preferred_element_type=wide).reshape(shape)
+  out = out + jnp.einsum(
+      'nkgqm,ngmkd->nkgqd',
+      own.reshape(rows, kv_heads, samples, -1, own.shape[-1]), second,
+      preferred_element_type=wide).reshape(shape)
+  out = (out / total).astype(dtype)
+  return out.transpose(0, 2, 4, 1, 3, 5).reshape(batch, length, heads, dim)
