@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_the_whole_model(stepped):
 
   def loss(params):
     return learner_lib._loss_function(
-        MODEL, made.method, factory.TEMPERATURE, {})(
+        MODEL, made.method, factory.TEMPERATURE, {}, False)(
             params, (assigned, None))[0]
 
   whole = jax.jit(jax.grad(loss))(before.params)

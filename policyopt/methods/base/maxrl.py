@@ -6,8 +6,10 @@ Salakhutdinov, Haiwen Feng, Andrea Zanette, 2026, arXiv:2602.02710.
 
 With p the probability of a right answer, reinforcement learning ascends p and
 maximum likelihood would ascend log p, whose gradient is that of p divided by p.
-Dividing by the group's mean reward does so to the order of the group's size, so
-that hard prompts count more:
+Dividing by the group's mean reward does so to a finite order, that of the
+group's size G, so that hard prompts count more (with the mean subtracted only
+where something is right, the expected gradient is that of Σₖ pass@k / k up to
+k = G − 1):
 
   A = (R − μ) / (μ + eps) within the group
   L = token mean of −min(ρₜAₜ, clip(ρₜ, 1 − ε, 1 + ε)·Aₜ)
