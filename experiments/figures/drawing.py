@@ -51,7 +51,7 @@ def dress(axis, title: str, x: str, y: str) -> None:
 
 
 def curves(axis, series: Mapping[str, np.ndarray], *, x=None,
-           bins: int = 25) -> None:
+           bins: int = 25, first: int = 0) -> None:
   """Means over seeds with their 95% intervals, one line an arm.
 
   Args:
@@ -59,8 +59,9 @@ def curves(axis, series: Mapping[str, np.ndarray], *, x=None,
     series: arm -> [S, steps]; NaN where a step has nothing to say.
     x: [steps]; None: 1, 2, ...
     bins: neighbouring steps are averaged until so many points are left.
+    first: number of the first arm's colour.
   """
-  for number, (name, values) in enumerate(series.items()):
+  for number, (name, values) in enumerate(series.items(), first):
     values = np.asarray(values, np.float64)
     steps = values.shape[1]
     places = np.arange(1, steps + 1) if x is None else np.asarray(x)

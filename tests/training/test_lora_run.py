@@ -74,7 +74,7 @@ def test_every_step_was_in_sync(whole):
   assert max(row['sync/probe_gap'] for row in found) < 1e-4
   # What the sampler says moves with the adapter: where there is a gradient.
   moved = [row['sync/probe_moved'] > 0 for row in found]
-  assert moved == [row['grad_norm'] > 0 for row in found] and sum(moved) > 2
+  assert moved == [row['grad_norm'] > 0 for row in found] and any(moved)
 
 
 def test_the_weights_are_those_of_the_warm_start(whole):
