@@ -83,6 +83,10 @@ def _bnpo(rewards, group):
   return weight * (rewards - rate)
 
 
+# Five ways of compiling, in a process of its own.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope='module')
 def printed(tmp_path_factory):
   """(way -> [BNPO, GiGPO], the top-level modules that were loaded)."""

@@ -9,6 +9,7 @@ from experiments.bench import report, rollouts
 from policyopt.models.presets import preset
 
 
+@pytest.mark.slow
 def test_all_sides_draw_the_same_tokens(tmp_path):
   lines = []
   result = rollouts.run(

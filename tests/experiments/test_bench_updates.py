@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from experiments.bench import updates
 
 
+@pytest.mark.slow
 def test_a_row_of_the_table(tmp_path):
   page, out = tmp_path / 'page.md', tmp_path / 'updates.json'
   page.write_text('<!-- updates: begin -->\n<!-- updates: end -->\nAfter.\n')
