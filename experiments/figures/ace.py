@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import beds, drawing, figure, tuning, verdict
+from experiments.figures import beds, drawing, figure, tuning, verdict, worlds
 from policyopt import methods
 from policyopt.envs import exact
 
@@ -103,18 +103,14 @@ def _train(method, steps, apart, key, rate):
 
 def _world(key):
   """(World, wrong mode i32[Q], logits that trust it [Q, prefixes, V])."""
-  bed = exact.make_bed(_BRANCHES, _TOKENS)
   shape, wanted, other = jax.random.split(key, 3)
-  logits = 1.5 * jax.random.normal(shape, (_PROMPTS, bed.prefixes, _BRANCHES))
-  wanted = jax.random.uniform(
-      wanted, (_PROMPTS, 1), minval=np.log(3e-3), maxval=np.log(0.3))
-  log_p = jax.vmap(exact.log_probs, (None, 0))(bed, logits).sum(-1)
-  count = log_p.shape[1]
-  right = jnp.argmin(jnp.abs(log_p - wanted), axis=1)
+  world, right = worlds.one_right(
+      shape, wanted, _PROMPTS, _BRANCHES, _TOKENS, 3e-3, 0.3)
+  count = world.reward.shape[1]
   mode = (right + jax.random.randint(other, right.shape, 1, count)) % count
-  start = jax.vmap(lambda logits, mode: _mixed(bed, logits, mode))(
-      logits, mode)
-  return beds.World(bed, jax.nn.one_hot(right, count), logits), mode, start
+  start = jax.vmap(lambda logits, mode: _mixed(world.bed, logits, mode))(
+      world.reference, mode)
+  return world, mode, start
 
 
 def _mixed(bed, logits, mode):
@@ -134,18 +130,7 @@ def plot(records: dict):
   drawing.curves(
       axes[0], {name: arm['mode'] for name, arm in arms.items()}, x=x)
   drawing.dress(axes[0], 'Over-confident error', 'step', 'chance')
-  drawing.curves(
-      axes[1], {name: arm['pass_at_k'][:, :, 0] for name, arm in arms.items()},
-      x=x)
-  drawing.dress(axes[1], 'Success', 'step', 'success rate')
-  drawing.curves(
-      axes[2], {name: arm['entropy'] for name, arm in arms.items()}, x=x)
-  drawing.dress(axes[2], 'Entropy', 'step', 'of sequences, nats')
-  drawing.curves(
-      axes[3], {name: arm['pass_at_k'][:, -1] for name, arm in arms.items()},
-      x=_KS)
-  axes[3].set_xscale('log', base=2)
-  drawing.dress(axes[3], 'After training', 'samples k', 'pass@k')
+  drawing.learning(axes[1:], arms, x, _KS)
   drawing.legend(made, axes[0])
   return made
 

@@ -103,6 +103,27 @@ def points(axis, series: Mapping[str, Sequence[float]], *,
     axis.set_xlim(-0.5, len(names) - 0.5)
 
 
+def learning(axes, arms: Mapping[str, Mapping], x, ks: Sequence[int]) -> None:
+  """Success and entropy while training, and pass@k after it.
+
+  Args:
+    axes: three.
+    arms: arm -> 'pass_at_k' [S, points, K], k = 1 first, and 'entropy'
+      [S, points].
+    x: [points], steps.
+    ks: [K].
+  """
+  curves(axes[0], {name: arm['pass_at_k'][:, :, 0]
+                   for name, arm in arms.items()}, x=x)
+  dress(axes[0], 'Success', 'step', 'success rate')
+  curves(axes[1], {name: arm['entropy'] for name, arm in arms.items()}, x=x)
+  dress(axes[1], 'Entropy', 'step', 'of sequences, nats')
+  curves(axes[2], {name: arm['pass_at_k'][:, -1]
+                   for name, arm in arms.items()}, x=ks)
+  axes[2].set_xscale('log', base=2)
+  dress(axes[2], 'After training', 'samples k', 'pass@k')
+
+
 def legend(figure, axis, columns: int = 4) -> None:
   """One legend under all panels, with the names of one of them."""
   handles, labels = axis.get_legend_handles_labels()

@@ -30,6 +30,7 @@ from experiments.figures import (
     moments,
     theory,
     verdict,
+    worlds,
 )
 from policyopt import methods
 from policyopt.envs import exact
@@ -172,16 +173,9 @@ def _chain_run(world, method, key, steps):
 
 def _bandits() -> beds.World:
   """Success rates from very low to very high, four right answers each."""
-  logits = jax.random.normal(jax.random.key(0), (_PROMPTS, _ACTIONS))
-  right = jnp.arange(_ACTIONS) < _RIGHT
-  p = jax.nn.sigmoid(jnp.linspace(-5, 5, _PROMPTS))[:, None]
-  inside = lambda where: jax.nn.log_softmax(
-      jnp.where(where, logits, -jnp.inf), axis=1)
-  logits = jnp.where(right, inside(right) + jnp.log(p),
-                     inside(~right) + jnp.log1p(-p))
-  return beds.World(
-      exact.make_bed(_ACTIONS, 1),
-      jnp.tile(right.astype(jnp.float32), (_PROMPTS, 1)), logits[:, None])
+  return worlds.bandits(
+      jax.random.key(0), jax.nn.sigmoid(jnp.linspace(-5, 5, _PROMPTS)),
+      _ACTIONS, _RIGHT)
 
 
 def _bandit_run(world, method, rounds, key, steps):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.figures import beds, drawing, figure, verdict
+from experiments.figures import beds, drawing, figure, verdict, worlds
 from policyopt import methods
 from policyopt.envs import exact
 
@@ -116,16 +116,7 @@ def _start():
 
 
 def _world(key) -> beds.World:
-  logits = jax.random.normal(key, (_PROMPTS, _ACTIONS))
-  right = jnp.arange(_ACTIONS) < _RIGHT
-  p = _start()[:, None]
-  inside = lambda where: jax.nn.log_softmax(
-      jnp.where(where, logits, -jnp.inf), axis=1)
-  logits = jnp.where(right, inside(right) + jnp.log(p),
-                     inside(~right) + jnp.log1p(-p))
-  return beds.World(
-      exact.make_bed(_ACTIONS, 1),
-      jnp.tile(right.astype(jnp.float32), (_PROMPTS, 1)), logits[:, None])
+  return worlds.bandits(key, _start(), _ACTIONS, _RIGHT)
 
 
 def plot(records: dict):

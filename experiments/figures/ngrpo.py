@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import beds, drawing, figure, tuning, verdict
+from experiments.figures import beds, drawing, figure, tuning, verdict, worlds
 from policyopt import methods
 from policyopt.envs import exact
 
@@ -104,14 +104,9 @@ def _train(method, steps, apart, key, rate):
 
 def _world(key) -> beds.World:
   """Random policies; right is what has a chance of about 0.0001 to 0.03."""
-  bed = exact.make_bed(_BRANCHES, _TOKENS)
   shape, wanted = jax.random.split(key)
-  logits = 1.5 * jax.random.normal(shape, (_PROMPTS, bed.prefixes, _BRANCHES))
-  wanted = jax.random.uniform(
-      wanted, (_PROMPTS, 1), minval=np.log(1e-4), maxval=np.log(0.03))
-  log_p = jax.vmap(exact.log_probs, (None, 0))(bed, logits).sum(-1)
-  right = jnp.argmin(jnp.abs(log_p - wanted), axis=1)
-  return beds.World(bed, jax.nn.one_hot(right, log_p.shape[1]), logits)
+  return worlds.one_right(
+      shape, wanted, _PROMPTS, _BRANCHES, _TOKENS, 1e-4, 0.03)[0]
 
 
 def plot(records: dict):
@@ -124,18 +119,7 @@ def plot(records: dict):
             for name, arm in arms.items()}
   drawing.curves(axes[0], useful, x=x)
   drawing.dress(axes[0], 'Groups with a gradient', 'step', 'expected share')
-  drawing.curves(
-      axes[1], {name: arm['pass_at_k'][:, :, 0] for name, arm in arms.items()},
-      x=x)
-  drawing.dress(axes[1], 'Success', 'step', 'success rate')
-  drawing.curves(
-      axes[2], {name: arm['entropy'] for name, arm in arms.items()}, x=x)
-  drawing.dress(axes[2], 'Entropy', 'step', 'of sequences, nats')
-  drawing.curves(
-      axes[3], {name: arm['pass_at_k'][:, -1] for name, arm in arms.items()},
-      x=_KS)
-  axes[3].set_xscale('log', base=2)
-  drawing.dress(axes[3], 'After training', 'samples k', 'pass@k')
+  drawing.learning(axes[1:], arms, x, _KS)
   drawing.legend(made, axes[0])
   return made
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.figures import beds, drawing, figure, tuning, verdict
+from experiments.figures import beds, drawing, figure, tuning, verdict, worlds
 from policyopt import credit, methods, types
 from policyopt.envs import exact
 
@@ -183,14 +183,9 @@ def _all_rows(bed, logits, sampler):
 
 
 def _world(key) -> beds.World:
-  """Random trees, of whose sequences 25 are right."""
-  bed = exact.make_bed(2, _TOKENS)
-  place, pick = jax.random.split(key)
-  size = len(bed.sequences)
-  right = jax.vmap(lambda key: jax.random.permutation(key, size) < size // 10)(
-      jax.random.split(pick, _PROMPTS))
-  logits = 0.5 * jax.random.normal(place, (_PROMPTS, bed.prefixes, 2))
-  return beds.World(bed, 2. * right - 1., logits)
+  """Random trees, of whose sequences 25 are right, the others wrong."""
+  world = worlds.random_trees(key, _PROMPTS, _TOKENS)
+  return world._replace(reward=2. * world.reward - 1.)
 
 
 def plot(records: dict):

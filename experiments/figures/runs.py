@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from configs import common
+from experiments.figures import beds
 from policyopt import methods
 from policyopt.training import one_program
 from policyopt.types import Method
@@ -102,5 +103,5 @@ def _many(program: one_program.Program, params, seeds, keep):
         pass1_before=run.before.solved.mean(), pass1=run.after.solved.mean(),
         solved=run.after.solved)
 
-  keys = jax.vmap(jax.random.key)(np.arange(seeds))
-  return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
+  return jax.tree.map(
+      np.asarray, jax.jit(jax.vmap(one))(beds.seeds(seeds)))

@@ -25,9 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.figures import beds, drawing, figure, tuning, verdict
+from experiments.figures import beds, drawing, figure, tuning, verdict, worlds
 from policyopt import methods
-from policyopt.envs import exact
 from policyopt.training.credit import init_credit
 
 METHODS = ('grpo', 'dapo', 'gspo', 'cispo', 'gmpo', 'sapo', 'dppo', 'vespo',
@@ -164,13 +163,7 @@ def _ratios(method, key):
 
 def _world(key) -> beds.World:
   """Random trees, of whose sequences 25 are right."""
-  bed = exact.make_bed(2, _TOKENS)
-  place, pick = jax.random.split(key)
-  size = len(bed.sequences)
-  right = jax.vmap(lambda key: jax.random.permutation(key, size) < size // 10)(
-      jax.random.split(pick, _PROMPTS))
-  logits = 0.5 * jax.random.normal(place, (_PROMPTS, bed.prefixes, 2))
-  return beds.World(bed, right.astype(jnp.float32), logits)
+  return worlds.random_trees(key, _PROMPTS, _TOKENS)
 
 
 def plot(records: dict):
