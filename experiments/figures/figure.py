@@ -9,6 +9,8 @@ A figure is a module with
     steps, to see that all works.
   plot(records) -> matplotlib Figure.
   table(records) -> text, printed by `main`; optional.
+  cost(records) -> seconds that it took, where a run goes on from what was
+    measured before; optional.
 
 and ends with `figure.main(__name__)` under `if __name__ == '__main__'`.
 """
@@ -142,6 +144,8 @@ def main(name: str, argv=None) -> None:
   start = time.monotonic()
   records = module.run(fast=options.fast)
   seconds = time.monotonic() - start
+  if hasattr(module, 'cost') and not options.fast:
+    seconds = module.cost(records)
   if hasattr(module, 'table'):
     print(module.table(records))
   print('\n'.join(verdicts(module, records)))

@@ -74,11 +74,15 @@ def alone(runs, workdir, devices, *arguments):
 
 @pytest.fixture(scope='module', params=['grpo', 'dapo'])
 def config(request, runs):
-  """The small config; DAPO samples anew and overlong responses cost."""
+  """The small config; DAPO samples anew and overlong responses cost.
+
+  Its sampler has a mesh of its own, so its weights change processes each step.
+  """
   path = runs.folder / f'two_{request.param}.py'
   method = '' if request.param == 'grpo' else (
       "  config.method = 'dapo'\n"
-      '  config.method_kw.update(rounds=2, max_length=4, buffer=2)\n')
+      '  config.method_kw.update(rounds=2, max_length=4, buffer=2)\n'
+      '  config.rollout.mesh.tensor = 2\n')
   # Where a gradient is nothing but rounding, Adam makes a whole step of it; not
   # with such an eps, and not where rewards differ from the first step on. Long
   # steps would let what differs by rounding grow.
