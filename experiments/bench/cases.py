@@ -1,9 +1,10 @@
 """What is timed: one `Case` per function, ours beside the peer's.
 
 Functions name what they want in their parameters: arrays of `inputs.py`, for
-the peer's also modules of `peers.py` (and 'index', the groups as numpy has
-them). Both return arrays by name; every array of the peer's must be among ours,
-which may hold more (diagnostics), and is compared before anything is timed.
+the peer's also modules of `torch_kernels.py` (and 'index', the groups as numpy
+has them). Both return arrays by name; every array of the peer's must be among
+ours, which may hold more (diagnostics), and is compared before anything is
+timed.
 """
 
 from __future__ import annotations

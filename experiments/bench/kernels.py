@@ -47,7 +47,6 @@ from experiments.bench import (  # noqa: E402
 )
 from experiments.bench.cases import Case, public, reached  # noqa: E402
 from experiments.bench.inputs import Inputs  # noqa: E402
-from experiments.bench.peers import INSTALL, load  # noqa: E402
 from experiments.bench.timing import (  # noqa: E402
     FIXED,
     PASSES,
@@ -56,6 +55,7 @@ from experiments.bench.timing import (  # noqa: E402
     growth,
     own_arrays,
 )
+from experiments.bench.torch_kernels import INSTALL, load  # noqa: E402
 
 
 def all_cases() -> tuple[Case, ...]:
@@ -105,7 +105,7 @@ def run(cases, size=(4096, 4096), peers=None, repeats: int = 7,
   Args:
     cases: what is timed.
     size: (B, T) of the comparison.
-    peers: see `peers.load`; None times ours alone.
+    peers: see `torch_kernels.load`; None times ours alone.
     repeats: of every side.
     sizes: of the side that grows; empty for no second part.
     fixed: of the other one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from experiments.bench import peers
+from experiments.bench import torch_kernels
 from experiments.bench.advantages import EPS
 from experiments.bench.cases import Case, apply, rollout
 from policyopt import losses, ops
@@ -27,7 +27,7 @@ def _surrogate(name, loss, mode, kind, policy_loss=None, **fields):
                  rollout(mask, old))
 
   def peer(verl, config, log_probs, old, advantages, mask):
-    settings = peers.actor(config, policy_loss, **fields)
+    settings = torch_kernels.actor(config, policy_loss, **fields)
     return {'loss': verl.POLICY_LOSS_REGISTRY[kind](
         old, log_probs, advantages, mask, mode, settings)[0]}
 
@@ -41,7 +41,7 @@ def _gmpo(log_probs, old, row_advantages, mask):
 
 
 def _gmpo_peer(verl, config, log_probs, old, row_advantages, mask):
-  settings = peers.actor(config, clip_ratio_low=.4, clip_ratio_high=.4)
+  settings = torch_kernels.actor(config, clip_ratio_low=.4, clip_ratio_high=.4)
   return {'loss': verl.compute_policy_loss_geo_mean(
       old, log_probs, row_advantages, mask, config=settings)[0]}
 
@@ -65,7 +65,7 @@ def _covariance(candidates, limit):
         MEANS['token-mean'](mask), rollout(mask, old, gone=gone))
 
   def peer(verl, config, log_probs, old, advantages, mask):
-    settings = peers.actor(config, dict(
+    settings = torch_kernels.actor(config, dict(
         clip_cov_ratio=candidates, clip_cov_lb=limit, clip_cov_ub=1e9))
     return {'loss': verl.compute_policy_loss_clip_cov(
         old, log_probs, advantages, mask, config=settings)[0]}
@@ -84,7 +84,7 @@ def _kl_cov(log_probs, old, advantages, mask):
 
 def _kl_cov_peer(verl, config, log_probs, old, advantages, mask):
   return {'loss': verl.compute_policy_loss_kl_cov(
-      old, log_probs, advantages, mask, config=peers.actor(config))[0]}
+      old, log_probs, advantages, mask, config=torch_kernels.actor(config))[0]}
 
 
 def _reinforce(log_probs, sampled, weights, advantages, mask):
@@ -96,7 +96,7 @@ def _reinforce(log_probs, sampled, weights, advantages, mask):
 def _reinforce_peer(verl, config, log_probs, sampled, weights, advantages,
                     mask):
   return {'loss': verl.compute_policy_loss_reinforce(
-      sampled, log_probs, advantages, mask, config=peers.actor(config),
+      sampled, log_probs, advantages, mask, config=torch_kernels.actor(config),
       rollout_is_weights=weights)[0]}
 
 
@@ -107,7 +107,7 @@ def _trl(name, loss, mean, level='token'):
                  rollout(mask, old))
 
   return Case(name, ours, f"TRL loss_type '{name}'",
-              peers.trl_loss(name, level), by='log_probs')
+              torch_kernels.trl_loss(name, level), by='log_probs')
 
 
 def _kl(kind, gradient=None):
@@ -151,7 +151,7 @@ def _cpo(kind):
         chosen, rejected, kind=kind, margin=.5)}
 
   def peer(cpo, chosen, rejected):
-    trainer = peers.stand_in(
+    trainer = torch_kernels.stand_in(
         alpha=0., beta=.1, simpo_gamma=.5, label_smoothing=0., loss_type=kind)
     losses_, *_ = cpo.CPOTrainer.cpo_loss(trainer, chosen, rejected)
     return {'loss': losses_}
@@ -163,7 +163,7 @@ def _cpo(kind):
 def _orpo_peer(orpo, chosen_mean, rejected_mean):
   # Their sign is turned later on, by the caller.
   ratio, *_ = orpo.ORPOTrainer.odds_ratio_loss(
-      peers.stand_in(beta=.1), chosen_mean, rejected_mean)
+      torch_kernels.stand_in(beta=.1), chosen_mean, rejected_mean)
   return {'loss': -ratio}
 
 

@@ -142,7 +142,7 @@ def compare(case: Case, direction: str, inputs: Inputs, peers=None,
     case: what is timed.
     direction: 'forward', or 'backward' for forward and backward.
     inputs: of the size to be timed.
-    peers: see `peers.load`; None times ours alone.
+    peers: see `torch_kernels.load`; None times ours alone.
     repeats: of each side.
     options: of XLA.
 

@@ -13,10 +13,10 @@ from experiments.bench import (
     corrections,
     kernels,
     losses,
-    peers,
     recipes,
     report,
     timing,
+    torch_kernels,
 )
 from experiments.bench.cases import Case, public, wants
 from experiments.bench.inputs import Inputs
@@ -157,7 +157,7 @@ class Torch:
 
 
 def _fake(**modules):
-  found = peers.Peers(torch=Torch, missing={'verl': 'verl: not here'})
+  found = torch_kernels.Peers(torch=Torch, missing={'verl': 'verl: not here'})
   found.tensor, found.versions = np.asarray, dict
   for name, module in modules.items():
     setattr(found, name, module)
@@ -250,7 +250,7 @@ def test_command_line(tmp_path, capsys):
 
 def test_peers_that_are_missing_are_named_with_what_installs_them(
     monkeypatch, capsys):
-  monkeypatch.setattr(peers, '_MODULES', {'torch': 'no_such_torch'})
+  monkeypatch.setattr(torch_kernels, '_MODULES', {'torch': 'no_such_torch'})
   assert kernels.main(['--only=grpo']) == 2
   printed = capsys.readouterr().out
   assert 'no_such_torch' in printed and "pip install -e '.[bench]'" in printed
