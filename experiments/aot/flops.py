@@ -173,7 +173,11 @@ def _pallas(eqn, trips) -> Counts:
     steps = math.prod(size for size in grid if isinstance(size, int))
     flops = steps * count(eqn.params['jaxpr'], trips).flops
     flops *= _causal_share(eqn, grid)
-  return Counts(flops=flops, kernel_flops=flops, bytes=_touched(eqn))
+  # A kernel may be given all layers, and read one.
+  touched = _touched(eqn)
+  if estimate is not None:
+    touched = min(touched, float(estimate.bytes_accessed))
+  return Counts(flops=flops, kernel_flops=flops, bytes=touched)
 
 
 def _causal_share(eqn, grid) -> float:

@@ -174,6 +174,11 @@ class Module:
       return 2 * made
     if instruction.opcode == 'dynamic-update-slice':
       return 2 * (given[1] if len(given) > 1 else 0)
+    if instruction.opcode == 'custom-call':
+      # A kernel may be given all layers, and read one.
+      told = hlo_text.kernel_bytes(instruction.attributes)
+      return sum(given) + made if told is None else min(
+          told, sum(given) + made)
     return sum(given) + made
 
   def _fusion_touched(self, instruction, shapes) -> float:
@@ -222,11 +227,19 @@ class Module:
       return hlo_text.size_of(item.shape) if place == 0 else None
     if item.opcode == 'dynamic-update-slice' and place == 0:
       return hlo_text.size_of(self.shapes[name].get(item.operands[1], ''))
-    if item.opcode == 'bitcast':
+    if item.opcode == 'bitcast' or self._relabels(item):
       return self._read_of(name, item.name)
     if item.opcode == 'fusion':
       return self._read(hlo_text.named(item.attributes, 'calls'), place)
     return None
+
+  def _relabels(self, item) -> bool:
+    """Whether a fusion in a fusion only says in which tiles to read."""
+    if item.opcode != 'fusion':
+      return False
+    inside = self.computations[hlo_text.named(item.attributes, 'calls')]
+    return all(x.opcode in ('parameter', 'copy', 'bitcast')
+               or self._relabels(x) for x in inside)
 
 
 def _full(instruction, shapes) -> int:

@@ -129,6 +129,13 @@ def trip_count(attributes: str) -> int | None:
   return int(match[1]) if match else None
 
 
+def kernel_bytes(attributes: str) -> float | None:
+  """What a kernel says that it reads and writes, when it says so."""
+  match = re.search(
+      r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"', attributes)
+  return float(match[1]) if match else None
+
+
 def source(attributes: str) -> str:
   """Where in the traced program an instruction comes from."""
   match = re.search(r'op_name="([^"]*)"', attributes)

@@ -127,7 +127,7 @@ def _sample(run: Run) -> Program:
   parts, mesh = run.parts, run.parts.serving.mesh
   params, held = _served(run)
   rows = shapes.in_rows(jax.ShapeDtypeStruct((run.rows,), jnp.int32), mesh)
-  args = (parts.model, parts.sampler, params, shapes.abstract_prompts(run),
+  args = (_drawn(run), parts.sampler, params, shapes.abstract_prompts(run),
           shapes.abstract_key())
   kwargs = dict(samples=run.samples, row_ids=rows, max_tokens=rows)
   static = ('config', 'sampler', 'samples')
@@ -150,7 +150,7 @@ def _prefill(run: Run) -> Program:
   params, held = _served(run)
   return Program(
       'prefill', jax.jit(sampling.prefill, static_argnums=(0, 3, 4)),
-      (parts.model, params, shapes.abstract_prompts(run), run.samples,
+      (_drawn(run), params, shapes.abstract_prompts(run), run.samples,
        parts.sampler.max_tokens), {}, parts.serving.mesh, params, held,
       tokens=run.prompts * run.prompt_length, rate='prompt')
 
@@ -161,7 +161,7 @@ def _decode(run: Run) -> Program:
   params, held = _served(run)
   hidden, cache = jax.eval_shape(
       lambda params, prompts: sampling.prefill(
-          parts.model, params, prompts, run.samples,
+          _drawn(run), params, prompts, run.samples,
           parts.sampler.max_tokens), params, shapes.abstract_prompts(run))
   in_rows = lambda tree: shapes.in_rows(tree, mesh)
   cache = shapes.placed(cache, jax.tree.map(
@@ -180,7 +180,7 @@ def _decode(run: Run) -> Program:
           **{name: None for name in sampling.Loop._fields} | {'cache': free}))
   return Program(
       'decode', function,
-      (parts.model, parts.sampler, params, in_rows(hidden), cache,
+      (_drawn(run), parts.sampler, params, in_rows(hidden), cache,
        in_rows(keys), in_rows(ints), in_rows(ints)), {}, mesh, params, held,
       tokens=run.rows * parts.sampler.max_tokens, rate='sampled',
       trips=parts.sampler.max_tokens - 1)
@@ -194,6 +194,11 @@ def learner_rollout(learner, run: Run, params, state) -> Rollout:
       learner.inform, state.opt_state,
       jax.ShapeDtypeStruct((), jnp.float32), rollout)
   return shapes.in_rows(rollout, run.parts.mesh)
+
+
+def _drawn(run: Run):
+  """The model as the sampler runs it."""
+  return run.parts.serving.model(run.parts.model)
 
 
 def _served(run: Run):

@@ -29,8 +29,9 @@ def head(topology: str, chip: Chip, run: Run) -> str:
       + (f'; {chip.devices} devices a chip' if chip.devices > 1 else ''),
       f'mesh: {_shape(mesh)}' + (
           f'; the sampler draws on {_shape(parts.serving.mesh)} with weights '
-          f'in {parts.serving.dtype or model.param_dtype}'
-          if parts.serving.copied else ''),
+          f'in {_weights(parts)}' if parts.serving.copied else '') + (
+          f'; keys and values in {parts.serving.cache}'
+          if parts.serving.cache else ''),
       f'model: {parameters(run) / 1e9:.2f}e9 parameters in '
       f'{model.param_dtype}, computing in {model.dtype}, remat '
       f'{model.remat}, attention {model.attention}',
@@ -194,10 +195,18 @@ def as_json(topology: str, chip: Chip, run: Run,
       programs=[result.json() for result in results])))
 
 
+def _weights(parts) -> str:
+  dtype = parts.serving.dtype or parts.model.param_dtype
+  narrow = parts.serving.weights
+  return f'{dtype}, kernels in {narrow}' if narrow else dtype
+
+
 def _rollout(run):
   """The sampler's layout, None where it is that of the update."""
   serving = run.parts.serving
-  if not serving.copied:
+  if not serving.copied and not serving.rounds:
     return None
   return dict(mesh=dict(serving.mesh.shape),
-              dtype=serving.dtype or run.parts.model.param_dtype)
+              dtype=serving.dtype or run.parts.model.param_dtype,
+              **{name: value for name in ('weights', 'cache')
+                 if (value := getattr(serving, name))})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from policyopt.models import attention_decode, pieces
 from policyopt.models import attention_kernels as kernels
-from policyopt.models import pieces
+from policyopt.models import cache as cache_lib
 
 Array = jax.Array
 
@@ -106,7 +107,9 @@ def _causal_xla(query, key, value, *, segments, windowed, window, scale,
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array, *,
-           scale: float | None = None, softcap: float | None = None) -> Array:
+           scale: float | None = None, softcap: float | None = None,
+           key_scale: Array | None = None, value_scale: Array | None = None
+           ) -> Array:
   """Dot-product attention with a mask of one's own, as a cache needs it.
 
   out[s, h] = Σ_t softmax_t(cap(scale · query[s, h]·key[t, h // R]))
@@ -120,6 +123,8 @@ def attend(query: Array, key: Array, value: Array, mask: Array, *,
     mask: bool[B or 1, S, T], True where query s may attend to key t.
     scale: of the scores; None for 1/√DH.
     softcap: cap(x) = softcap · tanh(x / softcap); None leaves x.
+    key_scale: f32[B, T, KV], the keys are multiplied by; None for 1.
+    value_scale: the same of the values.
 
   Returns:
     [B, S, H, DH] in the dtype of `query`.
@@ -145,16 +150,68 @@ def attend(query: Array, key: Array, value: Array, mask: Array, *,
   key, value = (x.astype(query.dtype).swapaxes(1, 2) for x in (key, value))
   scores = jnp.einsum('bkqd,bktd->bkqt', query, key,
                       preferred_element_type=wide)
+  if key_scale is not None:
+    scores = scores * key_scale.swapaxes(1, 2)[:, :, None]
   scores = scores.reshape(batch, kv_heads, group, length, -1)
   scores = scores * (head_dim ** -0.5 if scale is None else scale)
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = jnp.where(mask[:, None, None], scores, _MASKED)
-  probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  probs = jax.nn.softmax(scores, axis=-1)
+  if value_scale is not None:
+    probs = probs * value_scale.swapaxes(1, 2)[:, :, None, None]
+  probs = probs.astype(query.dtype)
   probs = probs.reshape(batch, kv_heads, group * length, -1)
   out = jnp.einsum('bkqt,bktd->bkqd', probs, value)
   out = out.reshape(batch, kv_heads, group, length, head_dim)
   return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_dim)
+
+
+def decode(query: Array, cache: cache_lib.Cache, layer: Array, slot: Array, *,
+           windowed: Array | bool | None = None, window: int | None = None,
+           scale: float | None = None, softcap: float | None = None,
+           implementation: str = 'auto') -> Array:
+  """New tokens attend to what the cache holds of their rows, themselves too.
+
+  As `causal`, with the token at `slot` + s of a row for its query s, and what
+  the cache holds of one layer for keys and values.
+
+  Args:
+    query: [B, S, H, DH].
+    cache: that has been written up to these tokens.
+    layer: i32[], of the cache.
+    slot: of the first query: i32[], or i32[B] when each row has its own.
+    windowed: as in `causal`.
+    window: as in `causal`.
+    scale: as in `causal`.
+    softcap: as in `causal`.
+    implementation: 'xla' (any platform), 'ragged' (TPU, one query in each row:
+      a Pallas kernel that reads the filled slots alone), or 'auto'.
+
+  Returns:
+    [B, S, H, DH] in the dtype of `query`.
+
+  Raises:
+    ValueError: the named implementation cannot do what is asked, and why.
+  """
+  batch, length, _, head_dim = query.shape
+  scale = head_dim ** -0.5 if scale is None else scale
+  last = slot.reshape(-1, 1) + jnp.arange(length)[None]
+  first = jnp.zeros_like(last)
+  if window is not None and windowed is not False:
+    first = jnp.maximum(last + (1 - window), 0)
+    if windowed is not None and windowed is not True:
+      first = jnp.where(windowed, first, 0)
+  if attention_decode.choose(implementation, query, cache) == 'ragged':
+    first, last = (jnp.broadcast_to(x[:, 0], (batch,)) for x in (first, last))
+    return attention_decode.ragged(
+        query, cache, layer, first, last, scale=scale, softcap=softcap)
+  # Also on GPUs: cuDNN's attention to rows of several lengths wants rows before
+  # slots, in a copy of each layer, and could not be tried.
+  place = jnp.arange(cache.slots)[None, None, :]
+  mask = (place <= last[:, :, None]) & (place >= first[:, :, None])
+  return attend(query, *cache_lib.read(cache, layer), mask, scale=scale,
+                softcap=softcap, **cache_lib.read_scales(cache, layer))
 
 
 def rotary_angles(positions: Array, head_dim: int, theta: float,

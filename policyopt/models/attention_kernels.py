@@ -122,13 +122,13 @@ def splash(query: Array, key: Array, value: Array, *, segments: Array | None,
   Args:
     interpret: runs the kernel step by step on any platform, for tests.
   """
-  batch, heads, mesh = _shards()
+  batch, heads, mesh = shard_axes()
   length, before = query.shape[1], key.shape[1] - query.shape[1]
   # The kernel has no scale of its own.
   query = (query.astype(jnp.promote_types(query.dtype, jnp.float32))
            * scale).astype(query.dtype)
   key, value = (x.astype(query.dtype) for x in (key, value))
-  tensor = _count(mesh, heads)
+  tensor = shard_count(mesh, heads)
   if key.shape[2] % tensor:
     key, value = (jnp.repeat(x, tensor // key.shape[2], axis=2)
                   for x in (key, value))
@@ -196,7 +196,7 @@ def _block(length):
   return 512 if length > 1024 else 256 if length > 256 else _LANES
 
 
-def _shards():
+def shard_axes():
   """Mesh axes of rows and of heads, and the mesh, or None for one device."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -207,7 +207,8 @@ def _shards():
   return partitioning.RULES['batch'], partitioning.RULES['heads'], mesh
 
 
-def _count(mesh, axes):
+def shard_count(mesh, axes) -> int:
+  """Shards that mesh axes make; 1 without a mesh."""
   if mesh is None or axes is None:
     return 1
   axes = (axes,) if isinstance(axes, str) else axes
@@ -247,8 +248,9 @@ def _not_splash(query, key):
     return f'the platform is {platform()}, not tpu'
   if query.dtype not in (jnp.bfloat16, jnp.float32):
     return f'the dtype is {query.dtype}, not bfloat16 or float32'
-  batch_axes, head_axes, mesh = _shards()
-  shards, tensor = _count(mesh, batch_axes), _count(mesh, head_axes)
+  batch_axes, head_axes, mesh = shard_axes()
+  shards = shard_count(mesh, batch_axes)
+  tensor = shard_count(mesh, head_axes)
   if rows % shards:
     return f'{rows} rows are not a multiple of {shards} shards of the mesh'
   if heads % tensor or (key.shape[2] % tensor and tensor % key.shape[2]):

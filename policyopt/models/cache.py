@@ -2,6 +2,8 @@
 
 The layout [L, T, B, KV, DH] puts time before rows: as the carry of the scan
 over layers, and donated, it is updated in place on TPU without a layout copy.
+Where a kernel reads it, XLA puts rows before time in memory, and that, too, is
+updated in place. On one CPU each layer has arrays of its own: `LayerCache`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.models import config as config_lib
-from policyopt.models import partitioning
+from policyopt.models import partitioning, quantized
 
 Array = jax.Array
 
@@ -23,9 +25,13 @@ class Cache:
   """Keys and values, [L, T, B, KV, DH]: layers, slots, rows, heads, features.
 
   Slots are filled from 0 on without gaps; how far is the caller's knowledge.
+  Where they are int8, key_scales and value_scales, f32[L, T, B, KV], are what
+  the features of a token and head are multiplied by.
   """
   keys: Array
   values: Array
+  key_scales: Array | None = None
+  value_scales: Array | None = None
 
   @property
   def slots(self) -> int:
@@ -38,6 +44,29 @@ class Cache:
     return self.keys.shape[2]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+  """The same as one array [B, KV, T, DH] for each layer.
+
+  So the matrix products of one token in each row read it as it lies: XLA's CPU
+  backend copies neither a layer out of the others nor heads before slots.
+  """
+  keys: tuple[Array, ...]
+  values: tuple[Array, ...]
+
+  @property
+  def slots(self) -> int:
+    """Number of slots T."""
+    return self.keys[0].shape[2]
+
+
+def by_layer(cache: Cache) -> LayerCache:
+  """A cache in its other form."""
+  return LayerCache(*(tuple(jnp.moveaxis(x, (2, 3), (1, 2)))
+                      for x in (cache.keys, cache.values)))
+
+
 def init_cache(config: config_lib.ModelConfig, batch: int, slots: int,
                dtype=None) -> Cache:
   """An empty cache.
@@ -46,7 +75,8 @@ def init_cache(config: config_lib.ModelConfig, batch: int, slots: int,
     config: of the model.
     batch: B, rows.
     slots: T, tokens that each row can hold.
-    dtype: of the stored keys and values; None means the compute dtype.
+    dtype: of the stored keys and values; None means `cache_dtype`, or the
+      compute dtype without one.
 
   Returns:
     A Cache of zeros.
@@ -58,8 +88,12 @@ def init_cache(config: config_lib.ModelConfig, batch: int, slots: int,
   """
   shape = (config.num_layers, slots, batch, config.num_kv_heads,
            config.head_dim)
-  zeros = jnp.zeros(shape, dtype or config.dtype)
-  return _constrain(Cache(zeros, jnp.zeros_like(zeros)))
+  zeros = jnp.zeros(shape, dtype or config.cache_dtype or config.dtype)
+  cache = Cache(zeros, jnp.zeros_like(zeros))
+  if zeros.dtype == jnp.int8:
+    ones = jnp.ones(shape[:-1])
+    cache = Cache(cache.keys, cache.values, ones, jnp.ones_like(ones))
+  return _constrain(cache)
 
 
 def repeat(cache: Cache, samples: int) -> Cache:
@@ -73,8 +107,8 @@ def repeat(cache: Cache, samples: int) -> Cache:
 
 def extend(cache: Cache, slots: int) -> Cache:
   """Appends `slots` empty slots to each row; old slots keep their place."""
-  pad = [(0, 0), (0, slots), (0, 0), (0, 0), (0, 0)]
-  return _constrain(jax.tree.map(lambda x: jnp.pad(x, pad), cache))
+  return _constrain(jax.tree.map(lambda x: jnp.pad(
+      x, [(0, 0), (0, slots), *[(0, 0)] * (x.ndim - 2)]), cache))
 
 
 def take(cache: Cache, rows: Array) -> Cache:
@@ -83,60 +117,145 @@ def take(cache: Cache, rows: Array) -> Cache:
       lambda x: jnp.take(x, rows, axis=2, mode='clip'), cache))
 
 
-def copy_row(cache: Cache, row: Array, source: Cache, origin: Array) -> Cache:
+def copy_row(cache: Cache | LayerCache, row: Array,
+             source: Cache | LayerCache, origin: Array) -> Cache | LayerCache:
   """Gives a row the first slots of a row of another cache.
 
   Args:
     cache: of T slots.
     row: i32[], that is written.
-    source: of T or fewer slots.
+    source: of T or fewer slots, in the same form.
     origin: i32[], row of `source` that is read.
 
   Returns:
     The cache; slots that `source` lacks keep what they held.
   """
-  zero = jnp.zeros((), jnp.int32)
+  axis = 0 if isinstance(cache, LayerCache) else 2
 
   def copy(to, whence):
-    part = jax.lax.dynamic_slice_in_dim(whence, origin, 1, axis=2)
-    return jax.lax.dynamic_update_slice(to, part, (zero, zero, row, zero, zero))
+    part = jax.lax.dynamic_slice_in_dim(whence, origin, 1, axis)
+    start = [jnp.zeros((), jnp.int32)] * to.ndim
+    start[axis] = row
+    return jax.lax.dynamic_update_slice(to, part, start)
 
   return jax.tree.map(copy, cache, source)
 
 
-def update_layer(buffer: Array, new: Array, layer: Array,
-                 slot: Array) -> tuple[Array, Array]:
-  """Writes one layer's new keys (or values), and reads that layer back.
+def write(cache: Cache | LayerCache, key: Array, value: Array,
+          layer: Array | int, slot: Array) -> Cache | LayerCache:
+  """Writes the keys and values of new tokens of one layer.
 
   Args:
-    buffer: [L, T, B, KV, DH].
-    new: [B, S, KV, DH], for slots slot … slot + S − 1.
+    cache: of all layers.
+    key: [B, S, KV, DH], for slots slot … slot + S − 1.
+    value: [B, S, KV, DH].
+    layer: i32 scalar; an int for a `LayerCache`.
+    slot: i32 scalar, or i32[B] when each row has a place of its own; i32[B]
+      and S = 1 for a `LayerCache`.
+
+  Returns:
+    The cache.
+  """
+  if isinstance(cache, LayerCache):
+    return LayerCache(_put(cache.keys, key, layer, slot),
+                      _put(cache.values, value, layer, slot))
+  put = lambda buffer, new: update_layer(buffer, new, layer, slot)
+  if cache.key_scales is None:
+    return Cache(put(cache.keys, key), put(cache.values, value))
+  key, value = (quantized.quantize(x, (3,), 'int8') for x in (key, value))
+  return Cache(put(cache.keys, key.values), put(cache.values, value.values),
+               put(cache.key_scales, key.scale[..., 0]),
+               put(cache.value_scales, value.scale[..., 0]))
+
+
+def read(cache: Cache | LayerCache, layer: Array | int
+         ) -> tuple[Array, Array]:
+  """One layer's keys and values, each [B, T, KV, DH].
+
+  Args:
+    cache: of all layers.
+    layer: i32 scalar; an int for a `LayerCache`.
+  """
+  if isinstance(cache, LayerCache):
+    return (jnp.swapaxes(cache.keys[layer], 1, 2),
+            jnp.swapaxes(cache.values[layer], 1, 2))
+  return read_layer(cache.keys, layer), read_layer(cache.values, layer)
+
+
+def read_scales(cache: Cache | LayerCache, layer: Array | int
+                ) -> dict[str, Array]:
+  """What `attention.attend` multiplies by: f32[B, T, KV] each, or nothing.
+
+  Args:
+    cache: of all layers.
+    layer: i32 scalar.
+  """
+  if isinstance(cache, LayerCache) or cache.key_scales is None:
+    return {}
+  return dict(key_scale=read_layer(cache.key_scales, layer),
+              value_scale=read_layer(cache.value_scales, layer))
+
+
+def update_layer(buffer: Array, new: Array, layer: Array,
+                 slot: Array) -> Array:
+  """Writes one layer's new keys (or values).
+
+  Args:
+    buffer: [L, T, B, KV, ...].
+    new: [B, S, KV, ...], for slots slot … slot + S − 1.
     layer: i32 scalar.
     slot: i32 scalar, or i32[B] when each row has a place of its own.
 
   Returns:
-    The buffer, and the layer's [B, T, KV, DH].
+    The buffer.
   """
-  zero = jnp.zeros((), jnp.int32)
-  new = new.astype(buffer.dtype)
+  new = _stored(new, buffer.dtype)
   if slot.ndim:
     one = new.shape[1] == 1
-    buffer = jax.lax.platform_dependent(
+    return jax.lax.platform_dependent(
         buffer, new, layer, slot, default=_write_rows,
         cpu=_write_tokens if one else _write_rows)
-  else:
-    buffer = jax.lax.dynamic_update_slice(
-        buffer, jnp.swapaxes(new, 0, 1)[None], (layer, slot, zero, zero, zero))
+  return jax.lax.dynamic_update_slice(
+      buffer, jnp.swapaxes(new, 0, 1)[None], _start(buffer, layer, slot))
+
+
+def read_layer(buffer: Array, layer: Array) -> Array:
+  """One layer's keys (or values), [B, T, KV, ...].
+
+  Args:
+    buffer: [L, T, B, KV, ...].
+    layer: i32 scalar.
+  """
   whole = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
-  return buffer, jnp.swapaxes(whole, 0, 1)
+  return jnp.swapaxes(whole, 0, 1)
+
+
+def _put(buffers, new, layer, slot):
+  """Writes one token in each row of the array of one layer."""
+  buffer = buffers[layer]
+  rows, heads = jnp.arange(new.shape[0]), jnp.arange(new.shape[2])
+  buffer = buffer.at[rows[:, None], heads[None], slot[:, None]].set(
+      _stored(new[:, 0], buffer.dtype), unique_indices=True,
+      mode='promise_in_bounds')
+  return (*buffers[:layer], buffer, *buffers[layer + 1:])
+
+
+def _stored(new, dtype):
+  """In the dtype of the cache; float8 has no ∞, and would say NaN."""
+  top = quantized.TOPS.get(str(dtype))
+  if top is not None and new.dtype != dtype:
+    new = jnp.clip(new, -top, top)
+  return new.astype(dtype)
+
+
+def _start(buffer, layer, slot):
+  return (layer, slot, *[jnp.zeros((), jnp.int32)] * (buffer.ndim - 2))
 
 
 def _write_rows(buffer, new, layer, slot):
-  zero = jnp.zeros((), jnp.int32)
-
   def write(rows, new, slot):
     return jax.lax.dynamic_update_slice(
-        rows, new[None], (layer, slot, zero, zero))
+        rows, new[None], _start(rows, layer, slot))
 
   return jax.vmap(write, (2, 0, 0), 2)(buffer, new, slot)
 
@@ -154,4 +273,5 @@ def _write_tokens(buffer, new, layer, slot):
 def _constrain(cache):
   return jax.tree.map(
       lambda x: partitioning.constrain(
-          x, 'layers', 'length', 'batch', 'kv_heads', 'head_dim'), cache)
+          x, *('layers', 'length', 'batch', 'kv_heads', 'head_dim')[:x.ndim]),
+      cache)

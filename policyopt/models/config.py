@@ -8,9 +8,11 @@ from policyopt.names import check_name
 
 REMAT = ('none', 'full', 'dots', 'names', 'offload')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+CACHE_DTYPES = (None, *DTYPES, 'int8', 'float8_e4m3fn')
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DISPATCH = ('dropless', 'capacity')
 ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
+DECODE_ATTENTION = ('auto', 'xla', 'ragged')
 ATTENTION_TARGETS = ('query', 'key', 'value', 'out')
 MLP_TARGETS = ('gate', 'up', 'down')
 
@@ -70,6 +72,10 @@ class ModelConfig:
     expert_capacity: factor of 'capacity'.
     attention: implementation of training and scoring: 'auto' takes what the
       platform has, 'xla', 'cudnn' (GPU) or 'splash' (TPU).
+    decode_attention: implementation of one new token in each row of a cache:
+      'auto', 'xla' or 'ragged' (TPU).
+    cache_dtype: of cached keys and values; None: `dtype`. Runs set it for the
+      sampler alone (`rollout.cache`).
     lora_rank: r of the low-rank adapters; 0: none.
     lora_alpha: α; adapters are multiplied by α / r.
     lora_targets: the projections that have adapters.
@@ -118,6 +124,8 @@ class ModelConfig:
   expert_dispatch: str = 'dropless'
   expert_capacity: float = 1.25
   attention: str = 'auto'
+  decode_attention: str = 'auto'
+  cache_dtype: str | None = None
   lora_rank: int = 0
   lora_alpha: float = 16.0
   lora_targets: tuple[str, ...] = ATTENTION_TARGETS + MLP_TARGETS
@@ -153,7 +161,9 @@ class ModelConfig:
           'original_max_length)')
     for name, choices in (
         ('remat', REMAT), ('dtype', DTYPES), ('param_dtype', DTYPES),
+        ('cache_dtype', CACHE_DTYPES),
         ('activation', ACTIVATIONS), ('attention', ATTENTION),
+        ('decode_attention', DECODE_ATTENTION),
         ('expert_dispatch', DISPATCH)):
       _one_of(name, getattr(self, name), choices)
     if self.qk_norm_whole and not self.qk_norm:
@@ -238,4 +248,5 @@ def _positive(name, value, kind='positive'):
 
 def _one_of(name, value, choices):
   if value not in choices:
-    raise ValueError(f'{name} = {value!r} must be one of {", ".join(choices)}')
+    raise ValueError(f'{name} = {value!r} must be one of '
+                     f'{", ".join(map(str, choices))}')

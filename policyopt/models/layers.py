@@ -9,11 +9,17 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from policyopt.models import attention, attention_shared, moe, partitioning
+from policyopt.models import (
+    attention,
+    attention_shared,
+    moe,
+    partitioning,
+    quantized,
+)
 from policyopt.models import cache as cache_lib
 from policyopt.models.attention_shared import SharedPrompts
 from policyopt.models.config import ModelConfig
-from policyopt.models.matmul import contract
+from policyopt.models.matmul import product
 
 Array = jax.Array
 Params = Any
@@ -28,8 +34,6 @@ class Places(NamedTuple):
   Attributes:
     angles: (cos, sin), each f32[B, S, DH / 2].
     local_angles: the same for windowed layers; None: as the others.
-    masks: with a cache, which slots a token sees, bool[B or 1, S, T]: all that
-      are filled, and those in the window (None without windows).
     segments: i32[B, S] or None.
     slot: of the first token in the cache, i32[] or i32[B], or None.
     counted: bool[B, S], tokens whose routing is counted, or None.
@@ -37,7 +41,6 @@ class Places(NamedTuple):
   """
   angles: tuple[Array, Array]
   local_angles: tuple[Array, Array] | None = None
-  masks: tuple[Array, Array | None] | None = None
   segments: Array | None = None
   slot: Array | None = None
   counted: Array | None = None
@@ -45,16 +48,15 @@ class Places(NamedTuple):
 
 
 def places(config: ModelConfig, positions: Array, *,
-           segments: Array | None = None, slots: int | None = None,
-           slot: Array | None = None, counted: Array | None = None,
-           shared: SharedPrompts | None = None) -> Places:
-  """Angles and masks, made once for all layers.
+           segments: Array | None = None, slot: Array | None = None,
+           counted: Array | None = None, shared: SharedPrompts | None = None
+           ) -> Places:
+  """What is made once for all layers.
 
   Args:
     config: of the model.
     positions: i32[B, S].
     segments: i32[B, S] or None.
-    slots: T of the cache, or None without one.
     slot: i32[] or i32[B] with a cache.
     counted: bool[B, S] or None.
     shared: of rows with one prompt and several responses, or None.
@@ -64,13 +66,19 @@ def places(config: ModelConfig, positions: Array, *,
   """
   angles = attention.rotary_angles(
       positions, config.head_dim, config.rope_theta, config.rope_scaling)
-  local, masks = None, None
+  local = None
   if config.local_rope_theta is not None:
     local = attention.rotary_angles(
         positions, config.head_dim, config.local_rope_theta)
-  if slots is not None:
-    masks = _slot_masks(positions.shape[1], slot, slots, config.window)
-  return Places(angles, local, masks, segments, slot, counted, shared)
+  return Places(angles, local, segments, slot, counted, shared)
+
+
+def embed(config: ModelConfig, table: Array, tokens: Array) -> Array:
+  """[B, S, D]: what the first layer is given for tokens i32[B, S]."""
+  x = quantized.take(table, tokens, config.dtype)
+  if config.scale_embeddings:
+    x = x * jnp.asarray(config.width ** 0.5, config.dtype)
+  return partitioning.constrain(x, 'batch', 'length', 'features')
 
 
 def layer(config: ModelConfig, params: Params, x: Array,
@@ -144,13 +152,10 @@ def _attention(config, params, x, cache, index, windowed, where):
     out = attention.causal(
         query, key, value, segments=where.segments, **rows)
   else:
-    keys, key = cache_lib.update_layer(cache.keys, key, index, where.slot)
-    values, value = cache_lib.update_layer(
-        cache.values, value, index, where.slot)
-    cache = cache_lib.Cache(keys, values)
-    every, near = where.masks
-    mask = _either(windowed, near, every)
-    out = attention.attend(query, key, value, mask, **kw)
+    cache = cache_lib.write(cache, key, value, index, where.slot)
+    out = attention.decode(
+        query, cache, index, where.slot, **kw, windowed=windowed,
+        window=config.window, implementation=config.decode_attention)
   return linear(config, params, 'out', out), cache
 
 
@@ -200,7 +205,7 @@ def linear(config: ModelConfig, params: Params, name: str, x: Array) -> Array:
     2021, arXiv 2106.09685.
   """
   inner = x.ndim - 2
-  y = contract(x, params[name].astype(x.dtype), inner)
+  y = product(x, params[name], inner)
   if config.lora_rank and name in config.lora_targets:
     low = jnp.tensordot(x, params[f'{name}_lora_a'].astype(x.dtype), inner)
     delta = jnp.tensordot(low, params[f'{name}_lora_b'].astype(x.dtype), 1)
@@ -249,13 +254,3 @@ def _paired_mean_square(y):
   # What is left is odd, and short for any width that models have.
   columns = jnp.split(square, square.shape[-1], axis=-1)
   return functools.reduce(jnp.add, columns) / y.shape[-1]
-
-
-def _slot_masks(length, slot, slots, window):
-  """Slots up to the token's own, and the last `window` of them."""
-  last = slot.reshape(-1, 1) + jnp.arange(length)[None]
-  index = jnp.arange(slots)[None, None, :]
-  every = index <= last[:, :, None]
-  if window is None:
-    return every, None
-  return every, every & (index > last[:, :, None] - window)

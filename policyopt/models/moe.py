@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from policyopt.models import partitioning
+from policyopt.models import partitioning, quantized
 from policyopt.models.config import ModelConfig
 
 Array = jax.Array
@@ -68,7 +68,7 @@ def mlp(config: ModelConfig, params: Any, x: Array,
   statistics = None
   if counted is not None:
     statistics = _statistics(config, logits, probs, experts, counted)
-  kernels = [params[f'expert_{name}'].astype(x.dtype)
+  kernels = [quantized.cast(params[f'expert_{name}'], x.dtype)
              for name in ('gate', 'up', 'down')]
   dispatch = {'dropless': _dropless, 'capacity': _capacity}
   out = dispatch[config.expert_dispatch](config, x, weights, experts, *kernels)
@@ -139,8 +139,10 @@ def _dropless(config, x, weights, experts, gate, up, down):
   tokens = P(rows or None)
   into = P(split or None, embed or None, inner or None)
   back = P(split or None, inner or None, embed or None)
+  specs = [quantized.spec(w, spec, (1,)) for w, spec in (
+      (gate, into), (up, into), (down, back))]
   return jax.shard_map(
-      run, in_specs=(tokens, tokens, tokens, into, into, back),
+      run, in_specs=(tokens, tokens, tokens, *specs),
       out_specs=tokens)(x, weights, experts, gate, up, down)
 
 
@@ -148,9 +150,9 @@ def _shard(config, rows, split, inner, embed, x, weights, experts, gate, up,
            down):
   """One device's share: [B', S, D], summed over the axes of the weights."""
   if embed:
-    gate, up = (jax.lax.all_gather(w, embed, axis=1, tiled=True)
-                for w in (gate, up))
-    down = jax.lax.all_gather(down, embed, axis=2, tiled=True)
+    gate, up, down = (
+        quantized.gather(w, embed, axis, summed=(1,))
+        for w, axis in ((gate, 1), (up, 1), (down, 2)))
   # What differs on one of these axes makes everything differ on it; said here,
   # so that the gradients are summed over the axis at this place.
   parts = split + inner
@@ -179,6 +181,15 @@ def _grouped_mlp(config, x, weights, experts, gate, up, down, first=None):
                   axis=0, dtype=jnp.int32)
 
   def product(rows, kernel):
+    kernel, scale = quantized.split(kernel)
+    if scale is None:
+      return grouped(rows, kernel)
+    # Rows behind the groups are 0, whatever scale they get.
+    each = jnp.minimum(group[order], scale.shape[0] - 1)
+    out = grouped(rows, kernel.astype(rows.dtype))
+    return quantized.rescale(out, scale[each, 0])
+
+  def grouped(rows, kernel):
     if first is None:
       return jax.lax.ragged_dot(rows, kernel, sizes)
     # Behind the groups a grouped product may leave anything, and so may its
@@ -233,7 +244,8 @@ def _combine(out, weights):
 
 
 def _vary(x, axes):
-  return jax.lax.pcast(x, axes, to='varying') if axes else x
+  return jax.tree.map(
+      lambda x: jax.lax.pcast(x, axes, to='varying'), x) if axes else x
 
 
 def _axes(mesh, logical, size):
@@ -270,8 +282,13 @@ def _capacity(config, x, weights, experts, gate, up, down):
 
   rows = gather(x, source).reshape(batch, total, places, width)
   rows = partitioning.constrain(rows, 'batch', 'experts', 'length', 'features')
-  hidden = activate(config, jnp.einsum('becd,edf->becf', rows, gate))
-  hidden = hidden * jnp.einsum('becd,edf->becf', rows, up)
-  out = jnp.einsum('becf,efd->becd', hidden, down)
+
+  def product(rows, kernel):
+    kernel, scale = quantized.split(kernel)
+    out = jnp.einsum('becd,edf->becf', rows, kernel.astype(rows.dtype))
+    return out if scale is None else quantized.rescale(out, scale)
+
+  hidden = activate(config, product(rows, gate)) * product(rows, up)
+  out = product(hidden, down)
   out = gather(out.reshape(batch, total * places, width), slot)
   return _combine(out.reshape(batch, length, count, width), weights)

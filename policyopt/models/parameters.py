@@ -9,6 +9,7 @@ import jax
 from jax.nn import initializers
 
 from policyopt.models.config import ModelConfig
+from policyopt.models.quantized import is_quantized
 
 
 def layer_specs(config: ModelConfig) -> dict[str, tuple]:
@@ -116,7 +117,7 @@ def cast(params: Any, dtype: Any) -> Any:
 
   In the compute dtype they say the same as the parameters themselves, bit for
   bit: what is wider is rounded where it is used. Scales of norms, the router
-  and the value head are used as they are, and stay.
+  and the value head are used as they are, and stay; so does what is in 8 bits.
 
   Args:
     params: of a model.
@@ -136,9 +137,12 @@ def cast(params: Any, dtype: Any) -> Any:
     return params
 
   def narrow(path, x):
+    if is_quantized(x):
+      return x
     names = [entry.key for entry in path]
     exact = (names[-1].endswith('norm') or names[-1] == 'router'
              or names[0] == 'value_head')
     return x if exact else x.astype(dtype)
 
-  return jax.tree_util.tree_map_with_path(narrow, params)
+  return jax.tree_util.tree_map_with_path(
+      narrow, params, is_leaf=is_quantized)

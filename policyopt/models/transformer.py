@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from policyopt.models import cache as cache_lib
 from policyopt.models import config as config_lib
-from policyopt.models import layers, moe, parameters, partitioning
+from policyopt.models import decoding, layers, moe, parameters, quantized
 from policyopt.models.attention_shared import SharedPrompts
 
 Array = jax.Array
@@ -76,7 +76,7 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
 
   Args:
     config: of the model.
-    params: from `init`.
+    params: from `init`; with a `LayerCache` from `decoding.best_form`.
     tokens: i32[B, S].
     positions: i32[B, S], for the rotary embedding.
     segments: i32[B, S], attention stays inside equal segments (packed rows; 0
@@ -96,10 +96,11 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
     raise ValueError('segments and cache cannot be used together')
   if (cache is None) != (slot is None):
     raise ValueError('cache and slot must be given together')
-  slots = None if cache is None else cache.slots
   slot = None if slot is None else jnp.asarray(slot, jnp.int32)
-  where = layers.places(config, positions, segments=segments, slots=slots,
-                        slot=slot, shared=shared)
+  where = layers.places(
+      config, positions, segments=segments, slot=slot, shared=shared)
+  if isinstance(cache, cache_lib.LayerCache):
+    return decoding.forward(config, params, tokens, cache, where)
   hidden, cache, _ = _Decoder(config).apply(
       {'params': params}, tokens, cache, where)
   return hidden, cache
@@ -150,8 +151,11 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
     head, spec = params['embedding'], '...d,vd->...v'
   else:
     head, spec = params['head'], '...d,dv->...v'
+  head, scale = quantized.split(head)
   out = jnp.einsum(spec, hidden.astype(dtype), head.astype(dtype),
                    preferred_element_type=_wide(dtype))
+  if scale is not None:
+    out = quantized.rescale(out, scale.reshape(-1))
   cap = config.logit_softcap
   return out if cap is None else cap * jnp.tanh(out / cap)
 
@@ -224,10 +228,7 @@ class _Decoder(nn.Module):
       _param(self, 'head', table[::-1], ('embed', 'vocab'), normal)
     if config.value_head:
       _ValueHead(config, name='value_head')()
-    x = embedding[tokens].astype(config.dtype)
-    if config.scale_embeddings:
-      x = x * jnp.asarray(config.width ** 0.5, config.dtype)
-    x = partitioning.constrain(x, 'batch', 'length', 'features')
+    x = layers.embed(config, embedding, tokens)
     # Sampling is never differentiated, so nothing is recomputed with a cache.
     block = _Block if cache is not None else _remat(config.remat)
     windowed = None

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from policyopt.envs.turns import Spoken
 from policyopt.models import cache as kv_cache
-from policyopt.models import transformer
+from policyopt.models import decoding, transformer
 from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
@@ -232,6 +232,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     The last carry, which holds what was drawn and the cache.
   """
   limit = sampler.max_tokens
+  params, form = decoding.best_form(config, params)
 
   def advance(step, hidden, cache, done, record):
     logits = transformer.logits(config, params, hidden)
@@ -260,7 +261,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
           heat),
           hidden, keys))
   loop = advance(
-      jnp.int32(0), hidden, cache, jnp.zeros(rows, bool), record)
+      jnp.int32(0), hidden, form(cache), jnp.zeros(rows, bool), record)
   return jax.lax.while_loop(
       lambda loop: (loop.step < limit) & ~loop.done.all(), body, loop)
 

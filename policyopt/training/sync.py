@@ -23,23 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.models import cache as kv_cache
-from policyopt.models import (
-    lora,
-    parameters,
-    partitioning,
-    scoring,
-    transformer,
-)
+from policyopt.models import lora, partitioning, scoring, transformer
 from policyopt.models.config import ModelConfig
 from policyopt.training.errors import SyncError
-from policyopt.training.serving import Layout
+from policyopt.training.serving import Layout, rounded
 from policyopt.types import Array, Metrics
 
 # Tokens of the probe, and how many of them are read as a prompt.
 _LENGTH, _PROMPT = 8, 4
-# Nats between the two ways that are rounding, in wide and in 16-bit dtypes; a
-# token that rounding sends to another expert moves by more.
+# Nats between the two ways that are rounding, by the narrowest dtype that the
+# sampler reads; a token that rounding sends to another expert moves by more.
 _FINE, _COARSE, _EXPERTS = 0.1, 0.5, 2.0
+_EIGHT_BITS = {'int8': 1.0, 'float8_e4m3fn': 2.0}
 
 
 class Sync(NamedTuple):
@@ -70,18 +65,19 @@ def make_sync(config: ModelConfig, tolerance: float | None = None,
     tolerance: largest |log π(sampler) - log π(learner)| of a token, in nats;
       None: 0.1, or 0.5 when the model computes in 16 bits or is sampled from
       in 16 bits, or 2 with experts (∞ with experts of limited capacity: what
-      they drop depends on how much is read at once).
+      they drop depends on how much is read at once); at least 1 when weights
+      or cache of the sampler are int8, and 2 when they are float8.
     serving: of the sampler's parameters; None: they are the learner's own.
 
   Returns:
     Sync.
   """
   if tolerance is None:
-    tolerance = _default_tolerance(config, serving and serving.dtype)
+    tolerance = _default_tolerance(config, serving)
   if serving and serving.copied:
     probe, checked = _across(config, serving)
   else:
-    probe, checked = _alike(config)
+    probe, checked = _alike(config, serving)
 
   def verify(step, metrics):
     if 'sync/checksum' in metrics:
@@ -90,11 +86,12 @@ def make_sync(config: ModelConfig, tolerance: float | None = None,
   return Sync(probe, checked, verify)
 
 
-def _alike(config):
+def _alike(config, serving):
   """`probe` and `compare` where the sampler has the learner's parameters."""
+  drawn = serving.model(config) if serving else config
 
   def compare(learner, sampler, before):
-    now = decoded(config, sampler)
+    now = decoded(drawn, sampler)
     equal = checksum(lora.split(learner)[0]) == checksum(
         lora.split(sampler)[0])
     return _metrics(now, scored(config, learner), before, equal), now
@@ -117,15 +114,15 @@ def _across(config, serving):
 
   One program on each side, and one that brings their numbers together.
   """
-  mesh, dtype = serving.mesh, serving.dtype
+  mesh, drawn = serving.mesh, serving.model(config)
   whole = partitioning.replicated(mesh)
 
   def learners(params):
-    expected = parameters.cast(lora.split(params)[0], dtype)
+    expected = rounded(lora.split(params)[0], serving)
     return scored(config, params), checksum(expected)
 
   def samplers(params):
-    return decoded(config, params), checksum(lora.split(params)[0])
+    return decoded(drawn, params), checksum(lora.split(params)[0])
 
   def join(learner, sampler, before):
     (score, expected), (now, found) = learner, sampler
@@ -140,7 +137,7 @@ def _across(config, serving):
 
   def compare(learner, sampler, before):
     _check_same_tree(jax.eval_shape(
-        lambda params: parameters.cast(params, dtype), learner), sampler)
+        lambda params: rounded(params, serving), learner), sampler)
     return join(learners(learner), probed(sampler), before)
 
   return lambda params: probed(params)[0], compare
@@ -234,12 +231,17 @@ def _bits(x):
   return jnp.sum(x.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
 
 
-def _default_tolerance(config, served=None):
+def _default_tolerance(config, serving=None):
+  """The largest that any dtype or layer of the two ways explains."""
+  read = {config.dtype}
+  if serving:
+    read |= {serving.dtype, serving.weights, serving.cache} - {None}
+  reasons = [_EIGHT_BITS.get(dtype, _FINE if jnp.dtype(dtype).itemsize >= 4
+                             else _COARSE) for dtype in read]
   if config.num_experts:
-    return np.inf if config.expert_dispatch == 'capacity' else _EXPERTS
-  narrowest = min(jnp.dtype(dtype or config.dtype).itemsize
-                  for dtype in (config.dtype, served))
-  return _FINE if narrowest >= 4 else _COARSE
+    reasons.append(
+        np.inf if config.expert_dispatch == 'capacity' else _EXPERTS)
+  return max(reasons)
 
 
 def _check_same_tree(learner, sampler):

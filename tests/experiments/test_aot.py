@@ -191,6 +191,30 @@ def test_collectives_count_as_often_as_their_loop_runs():
   assert reduce.members == (0, 4)
 
 
+def test_a_kernel_that_is_given_all_layers_reads_what_it_says():
+  told = TEXT.replace('custom_call_target="y"', 'custom_call_target="y",\
+ backend_config={"cost_estimate":{"flops":"7","bytes_accessed":"1024"}}')
+  # All that the loop returns, with its counter, and the result.
+  whole = 32 * 64 * 128 * 2 + 4 + 512
+  assert hlo.Module(TEXT).bytes() - hlo.Module(told).bytes() == whole - 1024
+
+
+def test_weights_that_are_read_in_other_tiles_are_still_cut_first():
+  # As XLA writes the product with one layer of int8.
+  cut = 'ROOT %ds = bf16[1,64,128]{2,1,0} dynamic-slice('
+  tiled = TEXT.replace(f'{cut}%p0', """%q = bf16[32,64,128]{2,1,0}\
+ fusion(%p0), kind=kLoop, calls=%tiles
+  """ + f'{cut}%q').replace('%fused (', """%tiles (p2: bf16[32,64,128])\
+ -> bf16[32,64,128] {
+  %p2 = bf16[32,64,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %copy = bf16[32,64,128]{2,1,0:T(32,128)(4,1)} copy(%p2)
+}
+
+%fused (""")
+  assert tiled.count('%tiles') == 2 and tiled.count('%q') == 2
+  assert hlo.Module(tiled).bytes() == hlo.Module(TEXT).bytes()
+
+
 def test_traffic_counts_slices_and_not_what_they_are_cut_from():
   piece, whole = 64 * 128 * 2, 256 * 128 * 2
   # The slice is read and written; index and small vector come on top, and

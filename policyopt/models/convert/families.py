@@ -16,8 +16,9 @@ from policyopt.models.convert import keys
 # How a run computes and what it adds, which no architecture decides.
 _RUN_FIELDS = frozenset({
     'dtype', 'param_dtype', 'remat', 'logit_chunk', 'value_head', 'attention',
-    'expert_dispatch', 'expert_capacity', 'lora_rank', 'lora_alpha',
-    'lora_targets'})
+    'decode_attention',
+    'expert_dispatch', 'expert_capacity', 'cache_dtype', 'lora_rank',
+    'lora_alpha', 'lora_targets'})
 
 
 class Family(NamedTuple):
