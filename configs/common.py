@@ -42,7 +42,7 @@ def base(arg: str = '') -> ConfigDict:
   # fresh ones); fields to change (None leaves them), whether it has a value
   # head (None: if the method needs one), and where it lives.
   fields = typing.get_type_hints(ModelConfig)
-  del fields['value_head']
+  del fields['value_head'], fields['cache_dtype']
   config.model = ConfigDict(dict(
       preset='tiny', folder=placeholder(str), kw=unset(fields),
       value_head=placeholder(bool)))
@@ -50,9 +50,20 @@ def base(arg: str = '') -> ConfigDict:
   # The sampler's own mesh of the same devices (all None: that of the update;
   # else 'data' is what the others leave, and the others are 1), and the dtype
   # of its weights (None: theirs). Either takes a copy of the weights a step.
+  # `weights`: 'int8' or 'float8_e4m3fn' rounds the copy's kernels and head
+  # further, with a scale for each output (None: no). `cache`: what keys and
+  # values are kept in, 'bfloat16', 'int8' with a scale for each token and head,
+  # or 'float8_e4m3fn' (None: what the model computes in). Accelerators read
+  # fewer bytes for a token then; CPUs widen all they read, and are no faster.
+  # A rounded policy draws the rows, and the held-out ones too: `log_prob_gap`
+  # shows how far it is from the learner's, and configs/grpo_tis.py corrects.
+  # The prompts of a step are drawn in `chunks`, of which one is judged while
+  # the devices draw the next: worth it where judges take long. The tokens are
+  # the same; products of fewer rows may round log-probabilities otherwise.
   config.rollout = ConfigDict(dict(
       mesh=ConfigDict({axis: placeholder(int) for axis in config.mesh}),
-      dtype=placeholder(str)))
+      dtype=placeholder(str), weights=placeholder(str),
+      cache=placeholder(str), chunks=1))
 
   # Supervised warm start on the task's reference answers. Short on purpose:
   # reinforcement learning needs a policy that is right 0.2 to 0.5 of the time.
@@ -102,6 +113,12 @@ def base(arg: str = '') -> ConfigDict:
   config.keep_checkpoints = 2
   # Prompts per step whose samples are written to samples.jsonl.
   config.log_prompts = 1
+  # (start, stop): steps start ... stop - 1, counted from 0, are profiled: a
+  # trace and a table by phase in the run's folder (None: none are; the first
+  # step of a process also compiles). `ceilings`: the file that
+  # experiments/bench/ceilings.py has measured on this device.
+  config.profile = placeholder(tuple)
+  config.ceilings = 'experiments/results/ceilings.json'
   return adjust(config, arg)
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policyopt.ops import segments
-from policyopt.rollouts import judging, traced
+from policyopt.rollouts import judging, rows, traced
 from policyopt.rollouts.flat import FlatRule, all_equal
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import (
@@ -50,10 +50,13 @@ class Generate(NamedTuple):
       For a task with turns also `turns` and `problem` i32[N*G].
     samples: G.
     greedy: the same with G = 1 and the most likely token each time, or None.
+    chunks: pieces that the prompts of a round are drawn in; one is judged while
+      the next is drawn. Divides N.
   """
   apply: Callable[..., Samples]
   samples: int
   greedy: Callable[..., Samples] | None = None
+  chunks: int = 1
 
 
 class _Round(NamedTuple):
@@ -139,7 +142,7 @@ def _traced(generate, env, plan, key, rounds, flat) -> Rollout:
   def sample(index):
     return traced.sample_groups(
         generate, env, plan, index * count + jnp.arange(count),
-        jax.random.fold_in(key, index), flat=flat, to_rollout=to_rollout,
+        jax.random.fold_in(key, index), flat=flat, to_rollout=rows.to_rollout,
         most=MAX_SAMPLES)
 
   best, taken = traced.refill(sample, generate.samples, rounds)
@@ -182,6 +185,24 @@ def feedback(rollout: Rollout, advantages: Array, plan: Plan) -> Feedback:
       length=tokens / rows, count=count)
 
 
+def check_chunks(chunks: int, prompts: int, samples: int,
+                 shards: int = 1) -> None:
+  """Raises ValueError when a round cannot be drawn in so many chunks.
+
+  Args:
+    chunks: of `Generate`.
+    prompts: N of a round.
+    samples: G, rows per prompt.
+    shards: of the rows on the sampler's mesh.
+  """
+  rows = prompts * samples
+  if chunks < 1 or prompts % chunks or rows % (chunks * shards):
+    raise ValueError(
+        f'rollout.chunks is {chunks}; it must be at least 1 and divide prompts '
+        f'= {prompts}, and each chunk of the {rows} rows must be a multiple of '
+        f"the {shards} shards of the sampler's mesh ('data' x 'fsdp')")
+
+
 def _check_plan(plan: Plan, rounds: int, samples: int) -> None:
   if not 1 <= samples <= MAX_SAMPLES:
     raise ValueError(
@@ -202,7 +223,27 @@ def _check_plan(plan: Plan, rounds: int, samples: int) -> None:
 
 
 def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
-  """Samples and scores the given entries of the plan."""
+  """Samples and scores the given entries of the plan.
+
+  The devices have the next chunk to draw while the host judges one. Chunks
+  change nothing but what the sampler rounds otherwise in fewer rows.
+  """
+  parts, waiting = [], None
+  for chunk in (*np.split(np.arange(len(entries)), generate.chunks), None):
+    drawn = None
+    if chunk is not None:
+      drawn = chunk, *_draw(generate, env, plan, entries[chunk], key)
+    if waiting is not None:
+      parts.append(_judged(generate, env, entries, flat, *waiting))
+    waiting = drawn
+  if len(parts) == 1:
+    return parts[0]
+  return _Round(rows.join([part.rollout for part in parts]), entries,
+                np.concatenate([part.flat for part in parts]))
+
+
+def _draw(generate, env, plan, entries, key):
+  """(problem of each row, length of its prompt, Samples); waits for nothing."""
   samples = generate.samples
   prompts = judging.read_prompts(env, plan.prompt[entries])
   plan_index = np.repeat(entries, samples).astype(np.int32)
@@ -212,53 +253,25 @@ def _sample_round(generate, env, plan, entries, key, flat) -> _Round:
       prompts, plan_index * MAX_SAMPLES + member, key,
       plan.max_tokens[plan_index].astype(np.int32),
       **traced.partner(env, problem))
-  start = np.repeat(prompts.length, samples)
+  return problem, np.repeat(prompts.length, samples), drawn
+
+
+def _judged(generate, env, entries, flat, chunk, problem, start, drawn):
+  """_Round of some places of `entries`."""
+  samples = generate.samples
   judged = judging.judge(env, problem, drawn, start)
-  group = np.repeat(np.arange(len(entries), dtype=np.int32), samples)
+  group = np.repeat(chunk, samples).astype(np.int32)
   extras = dict(
-      prompt=problem, plan_index=plan_index, verdict=judged.verdict)
+      prompt=problem, verdict=judged.verdict,
+      plan_index=np.repeat(entries[chunk], samples).astype(np.int32))
   if judged.answer is not None:
     extras['answer_id'] = judged.answer
-  rollout = to_rollout(
+  rollout = rows.to_rollout(
       drawn, start, judged.rewards, np.where(judged.verdict == 0, group, -1),
       extras)
   total, scored = (x.reshape(-1, samples) for x in (
       sum(judged.rewards.values()), judged.verdict == 0))
-  return _Round(rollout, entries, flat(total, scored))
-
-
-@jax.jit
-def to_rollout(drawn: Samples, start: Array, rewards: dict[str, Array],
-               group: Array, extras: dict[str, Array]) -> Rollout:
-  """Rows and what they earned: on its last token, or where the task said."""
-  place = jnp.arange(drawn.tokens.shape[1])[None, :]
-  last = place == (start + drawn.length - 1)[:, None]
-  part = group >= 0
-  mask = drawn.mask & part[:, None]
-
-  def chosen(x):
-    if x is None:
-      return None
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
-
-  extras = dict(
-      extras, policy_log_probs=chosen(drawn.policy_log_probs),
-      entropy=chosen(drawn.entropy), truncated=drawn.truncated,
-      length=drawn.length)
-  if drawn.kept is not None:
-    extras['kept'] = chosen(drawn.kept)
-  turn = None
-  if drawn.spoken is None:
-    placed = {name: jnp.where(last & part[:, None], value[:, None], 0)
-              for name, value in rewards.items()}
-  else:
-    placed = {name: jnp.where(part[:, None], value, 0)
-              for name, value in drawn.spoken.rewards.items()}
-    turn = jnp.where(mask, drawn.spoken.turn, -1)
-    extras['state_id'] = jnp.where(mask, drawn.spoken.state_id, -1)
-  return Rollout(
-      tokens=drawn.tokens, mask=mask, log_probs=chosen(drawn.log_probs),
-      group=group, rewards=placed, turn=turn, extras=extras)
+  return _Round(rollout, entries[chunk], flat(total, scored))
 
 
 def _merge(old: _Round, new: _Round, samples: int) -> _Round:
@@ -266,15 +279,8 @@ def _merge(old: _Round, new: _Round, samples: int) -> _Round:
   plan_index = np.concatenate([old.plan_index, new.plan_index])
   flat = np.concatenate([old.flat, new.flat])
   best = np.sort(np.lexsort((plan_index, flat))[:len(old.flat)])
-  rows = (best[:, None] * samples + np.arange(samples)[None, :]).reshape(-1)
+  places = (best[:, None] * samples + np.arange(samples)[None, :]).reshape(-1)
   group = np.repeat(np.arange(len(best), dtype=np.int32), samples)
-  rollout = _take_rows(old.rollout, new.rollout, rows)
+  rollout = rows.take(old.rollout, new.rollout, places)
   rollout = rollout._replace(group=jnp.where(rollout.group >= 0, group, -1))
   return _Round(rollout, plan_index[best], flat[best])
-
-
-@jax.jit
-def _take_rows(old: Rollout, new: Rollout, rows: Array) -> Rollout:
-  """Rows of two rollouts laid one after the other."""
-  return jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b], axis=0)[rows], old, new)

@@ -114,7 +114,7 @@ def sample_groups(generate, env: Environment, plan: Plan, entries: Array,
     entries: i32[N] of the plan.
     key: consumed.
     flat: (total reward [N, G], scored [N, G]) -> bool[N].
-    to_rollout: `group.to_rollout`.
+    to_rollout: `rows.to_rollout`.
     most: the most samples a prompt may have; row g of entry i has the id
       i * most + g.
 

@@ -29,7 +29,7 @@ from policyopt.training.packed import make_planner
 from policyopt.training.scores import add_scores, needs_scores, scores_policy
 from policyopt.training.shared import with_sizes
 from policyopt.training.signal import signal_metrics
-from policyopt.training.updates import summed_gradient
+from policyopt.training.updates import orders, summed_gradient
 from policyopt.types import Array, Method, Metrics, Rollout, TrainState
 
 # What a loss may ask of the policy's output in the update itself.
@@ -70,11 +70,14 @@ class Learner(NamedTuple):
     update: (state, credit, key) -> (state, metrics); donates the state,
       consumes the key. With an adapter, it and the value head are all that is
       trained and all that the optimizer has a state for.
+    measure: rollout -> keywords for `score` and `update`, which would else
+      wait for the devices themselves (see `shared.with_sizes`).
   """
   score: Callable[..., Rollout]
   inform: Callable[..., Rollout]
   credit: Callable[..., tuple]
   update: Callable[..., tuple[TrainState, Metrics]]
+  measure: Callable[[Rollout], dict[str, Array]] = lambda rollout: {}
 
 
 def make_learner(
@@ -151,6 +154,7 @@ def make_learner(
         batching, packing, order)
     return state._replace(params=lora.join(state.params, frozen)), metrics
 
+  measure = lambda rollout: {}
   score = jax.jit(score, out_shardings=rows, static_argnames='sizes')
   update = jax.jit(
       update, donate_argnums=0, out_shardings=(state_shardings, None),
@@ -158,21 +162,23 @@ def make_learner(
   if batching.packed:
     score, update = _with_packing(score, update, batching, mesh)
   elif batching.share_prompts:
-    score, update = with_sizes(score, update, mesh, sizes, batching.buckets)
+    measure, score, update = with_sizes(
+        score, update, mesh, sizes, batching.buckets)
   return Learner(
       score=score if needs_scores(scored)
-      else lambda params, ref_params, rollout: rollout,
+      else lambda params, ref_params, rollout, **_: rollout,
       inform=jax.jit(inform, out_shardings=rows)
       if needs & {'progress', 'learning_rate'}
       else lambda opt_state, progress, rollout: rollout,
-      credit=jax.jit(credit), update=update)
+      credit=jax.jit(credit), update=update, measure=measure)
 
 
 def _with_packing(score, update, batching, mesh):
   """The same functions, which plan the packed rows first."""
   plan = make_planner(mesh)
   shuffle = jax.jit(
-      lambda key, group: _orders(key, group, batching),
+      lambda key, group: orders(
+          key, group, batching.epochs, batching.minibatches),
       out_shardings=partitioning.replicated(mesh))
 
   def packed_score(params, ref_params, rollout):
@@ -241,10 +247,11 @@ def _update(state: TrainState, credit: Credit, key: Array | None, loss_fn,
     if isinstance(packing, shared.Shared):
       # Whole blocks, also those with rows that take no part.
       blocks = jnp.arange(packing.start.shape[0]) // packing.sizes.samples
-      order = _orders(key, blocks, batching)
+      order = orders(key, blocks, batching.epochs, batching.minibatches)
       packing = jax.tree.map(lambda x: x[order], packing)
     elif order is None:
-      order = _orders(key, credit.rollout.group, batching)
+      order = orders(key, credit.rollout.group, batching.epochs,
+                     batching.minibatches)
     state, metrics = _several_steps(
         state, credit, order, packing, loss_fn, apply, batching)
   metrics = {**metrics, 'skipped_in_a_row': (
@@ -263,24 +270,6 @@ def _several_steps(state, credit, order, packing, loss_fn, apply, batching):
 
   state, metrics = lax.scan(body, state, (order, packing))
   return state, jax.tree.map(lambda x: x.sum(0), metrics)
-
-
-def _orders(key, group, batching):
-  """The rows of each minibatch, shuffled anew in every epoch.
-
-  Groups of equal size are never cut.
-  """
-  order = jax.vmap(lambda k: _group_order(k, group))(
-      jax.random.split(key, batching.epochs))
-  return order.reshape(batching.epochs * batching.minibatches, -1)
-
-
-def _group_order(key, group):
-  """Row indices with groups in random order, the rows of one side by side."""
-  rank = jax.random.permutation(key, group.shape[0])
-  # Rows that take no part (group -1) go last.
-  return jnp.argsort(jnp.where(group < 0, group.shape[0], rank[group]),
-                     stable=True)
 
 
 def _step(state: TrainState, batch, loss_fn, apply, batching):

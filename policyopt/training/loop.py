@@ -21,6 +21,7 @@ from policyopt.training import state as states
 from policyopt.training.compiles import count_compiles
 from policyopt.training.errors import NonFiniteError
 from policyopt.training.metrics import Writer
+from policyopt.training.profile import Profile
 from policyopt.training.progress import Progress
 from policyopt.training.serving import Serving
 from policyopt.training.setup import Setup, prepare
@@ -137,29 +138,31 @@ def _reinforce(setup, workdir, parts, params, key, examine, clock, compiles):
   previous = {'skipped_in_a_row': (np.asarray(state.skipped), 1)}
   probe = parts.sync.probe(parts.serve(state.params))
   with (Writer(workdir, first) as writer,
-        Progress(config.steps, first, config.method) as progress):
+        Progress(config.steps, first, config.method) as progress,
+        Profile(setup, workdir, progress.write) as profile):
     for step in range(first, config.steps):
-      clock.lap()
-      state, rollout, metrics = train_step(parts, state, step)
-      tokens = count_tokens(setup, rollout)
-      clock.train_step(tokens)
-      synced, probe = parts.sync.compare(
-          state.params, parts.serve(state.params), probe)
-      metrics = _evaluated(
-          setup, examine, state, step, {**metrics, **synced})
-      writer.write(step, metrics, {
-          'seconds': clock.seconds(), 'tokens': tokens,
-          'tokens_per_second': clock.tokens_per_second(),
-          'compiles': compiles.count})
-      writer.write_rows(step, record.sample_rows(
-          setup.tokenizer, rollout, config.samples, config.log_prompts))
-      # Those of the step before are there already: looking at them waits for
-      # nothing.
-      progress.update(tokens, previous)
-      parts.sync.verify(step - 1, previous)
-      _save_or_stop(
-          config, checkpoints, writer, clock, state, step + 1, previous)
-      previous = metrics
+      with profile.step(step, state, parts, checkpoints) as (own, folder):
+        clock.lap()
+        state, rollout, metrics = train_step(own, state, step)
+        tokens = count_tokens(setup, rollout)
+        clock.train_step(tokens)
+        synced, probe = parts.sync.compare(
+            state.params, parts.serve(state.params), probe)
+        metrics = _evaluated(
+            setup, examine, state, step, {**metrics, **synced})
+        writer.write(step, metrics, {
+            'seconds': clock.seconds(), 'tokens': tokens,
+            'tokens_per_second': clock.tokens_per_second(),
+            'compiles': compiles.count})
+        writer.write_rows(step, record.sample_rows(
+            setup.tokenizer, rollout, config.samples, config.log_prompts))
+        # Those of the step before are there already: looking at them waits for
+        # nothing.
+        progress.update(tokens, previous)
+        parts.sync.verify(step - 1, previous)
+        _save_or_stop(
+            config, folder, writer, clock, state, step + 1, previous)
+        previous = metrics
     parts.sync.verify(config.steps - 1, previous)
   return state
 

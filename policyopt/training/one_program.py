@@ -108,7 +108,7 @@ def make_program(config, method: Method) -> Program:
   for env in setup.train, setup.test:
     traced.check_pure(env)
   _check_static(config.batching)
-  if setup.serving.copied:
+  if setup.serving.copied or setup.serving.rounds:
     raise ValueError(
         f'rollout is {config.rollout.to_dict()}; one program has one mesh and '
         'one copy of the weights, so all of it must be None')

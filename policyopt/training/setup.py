@@ -15,11 +15,13 @@ from policyopt.models.choice import folder_of, model_of
 from policyopt.models.config import ModelConfig
 from policyopt.models.tokenizer import Tokenizer, tokenizer
 from policyopt.rollouts import multi_turn
+from policyopt.rollouts.group import check_chunks
 from policyopt.rollouts.sampler import SamplerConfig
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
 from policyopt.training.offload import Offload
 from policyopt.training.optimizers import make_optimizer, make_schedule
+from policyopt.training.profile import check as check_profile
 from policyopt.training.serving import Layout, layout
 from policyopt.training.shared import check as check_shared
 from policyopt.types import NEEDS, Environment, Method
@@ -101,6 +103,7 @@ def prepare(config, method: Method) -> Setup:
       _check_context(envs[-1], sampler, model)
     _check_needs(method, model, envs[0])
     _check_problems(config, *envs)
+    serving.warn(method, config.method)
   except Exception:
     for env in envs:
       env.close()
@@ -153,9 +156,10 @@ def program_parts(config, method: Method, devices=None) -> ProgramParts:
   # Older runs lack the key.
   serving = layout(config.get('rollout'), model, mesh,
                    config.prompts * config.samples)
-  sampler.check_slots(
-      config.prompts, config.samples,
-      serving.mesh.shape['data'] * serving.mesh.shape['fsdp'])
+  chunks = (config.get('rollout') or {}).get('chunks', 1)
+  shards = serving.mesh.shape['data'] * serving.mesh.shape['fsdp']
+  check_chunks(chunks, config.prompts, config.samples, shards)
+  sampler.check_slots(config.prompts // chunks, config.samples, shards)
   optimizer = make_optimizer(**config.optimizer)
   if method.optimizer is not None:
     optimizer = method.optimizer(optimizer)
@@ -211,7 +215,9 @@ def _check_batch(config, method: Method, mesh: Mesh) -> None:
     value = functools.reduce(lambda c, part: c[part], name.split('.'), config)
     if value < 1:
       raise ValueError(f'{name} is {value}; it must be at least 1')
-  tolerance = config.get('probe_tolerance')  # Older runs lack the key.
+  # Older runs lack the keys.
+  check_profile(config.steps, config.get('profile'))
+  tolerance = config.get('probe_tolerance')
   if tolerance is not None and not tolerance > 0:
     raise ValueError(f'probe_tolerance is {tolerance}; it must be positive, in '
                      'nats, or None')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,22 @@ def check(config: ModelConfig, needs, batching, prompts: int,
         f"{shards} ('data' x 'fsdp'), so that no group is cut")
 
 
-def make_measure(mesh: Mesh, largest: Sizes,
-                 count: int) -> Callable[[Rollout], Sizes]:
+class Measure(NamedTuple):
+  """How large the rows that share prompts are, found out in two parts.
+
+  Attributes:
+    begin: rollout -> what a device finds out of it; waits for nothing.
+    end: what `begin` gave -> Sizes; waits for that.
+  """
+  begin: Callable[[Rollout], Array]
+  end: Callable[[Array], Sizes]
+
+  def __call__(self, rollout: Rollout) -> Sizes:
+    """Both."""
+    return self.end(self.begin(rollout))
+
+
+def make_measure(mesh: Mesh, largest: Sizes, count: int) -> Measure:
   """Builds `measure(rollout) -> Sizes`, which also checks the rollout.
 
   Args:
@@ -62,25 +77,27 @@ def make_measure(mesh: Mesh, largest: Sizes,
       compiled once.
 
   Returns:
-    The function. It raises ValueError where rows of a group do not share
-    their prompt, or do not fit. While it is traced it cannot look, and
-    returns the largest.
+    Measure. It raises ValueError where rows of a group do not share their
+    prompt, or do not fit. While it is traced it cannot look, and returns the
+    largest.
   """
   measured = jax.jit(lambda tokens, mask: _measure(tokens, mask, largest),
                      out_shardings=partitioning.replicated(mesh))
   prompts = buckets(largest.prompt, count)
   responses = buckets(largest.response, count)
 
-  def measure(rollout: Rollout) -> Sizes:
+  def begin(rollout: Rollout) -> Array:
     rows = rollout.mask.shape[0]
     if rows % largest.samples:
       raise ValueError(
           f'batching.share_prompts is True, but a batch of {rows} rows is not '
           f'made of groups of samples = {largest.samples}')
-    if isinstance(rollout.mask, jax.core.Tracer):
+    return measured(rollout.tokens, rollout.mask)
+
+  def end(found: Array) -> Sizes:
+    if isinstance(found, jax.core.Tracer):
       return largest
-    prompt, response, apart = map(int, np.asarray(
-        measured(rollout.tokens, rollout.mask)))
+    prompt, response, apart, rows = map(int, np.asarray(found))
     if apart < rows:
       raise ValueError(
           'batching.share_prompts is True, but the tokens before the response '
@@ -94,7 +111,7 @@ def make_measure(mesh: Mesh, largest: Sizes,
     return Sizes(largest.samples, smallest(prompts, prompt),
                  smallest(responses, response))
 
-  return measure
+  return Measure(begin, end)
 
 
 def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int):
@@ -108,23 +125,33 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int):
     count: of prompt sizes, and of response sizes.
 
   Returns:
-    (score, update) without that argument; their `lower` takes the largest.
+    (measure, score, update). `measure` begins to find out the sizes of a
+    rollout and returns {'found': what it will be}, which the other two take
+    instead of `sizes`; without it they look by themselves, which waits for
+    everything that the devices were told before. Their `lower` takes the
+    largest sizes.
   """
   measure = make_measure(mesh, largest, count)
 
-  def shared_score(params, ref_params, rollout):
-    return score(params, ref_params, rollout, sizes=measure(rollout))
+  def sizes_of(rollout, found):
+    return measure(rollout) if found is None else measure.end(found)
 
-  def shared_update(state, assigned, key):
-    return update(state, assigned, key, sizes=measure(assigned.rollout))
+  def shared_score(params, ref_params, rollout, found=None):
+    return score(params, ref_params, rollout, sizes=sizes_of(rollout, found))
+
+  def shared_update(state, assigned, key, found=None):
+    return update(
+        state, assigned, key, sizes=sizes_of(assigned.rollout, found))
 
   shared_score.lower = functools.partial(score.lower, sizes=largest)
   shared_update.lower = functools.partial(update.lower, sizes=largest)
-  return shared_score, shared_update
+  return (lambda rollout: {'found': measure.begin(rollout)},
+          shared_score, shared_update)
 
 
 def _measure(tokens: Array, mask: Array, sizes: Sizes) -> Array:
-  """i32[3]: longest prompt and response, and the first row that is apart."""
+  """i32[4]: longest prompt and response, the first row that is apart (all
+  rows, if none is), and how many rows there are."""
   rows = mask.shape[0]
   start = shared.lay(mask, sizes).start
   place = jnp.arange(mask.shape[1])[None, :]
@@ -134,4 +161,5 @@ def _measure(tokens: Array, mask: Array, sizes: Sizes) -> Array:
   apart = apart & mask.any(axis=1)
   return jnp.stack([
       jnp.max(start), jnp.max(end - start),
-      jnp.min(jnp.where(apart, jnp.arange(rows), rows))]).astype(jnp.int32)
+      jnp.min(jnp.where(apart, jnp.arange(rows), rows)),
+      jnp.int32(rows)]).astype(jnp.int32)

@@ -38,7 +38,7 @@ def make_draw(setup: Setup):
   several processes it is one program on all their devices; each has given it
   the same prompts, and each reads only the rows that lie with it.
   """
-  own = setup.serving.mesh
+  own, model = setup.serving.mesh, setup.serving.model(setup.model)
   inside, bring = contextlib.nullcontext, lambda tree, sharding: tree
   if own is not setup.mesh:
     # A program computes with arrays of one mesh.
@@ -58,7 +58,7 @@ def make_draw(setup: Setup):
       key, heated = bring((key, heat), partitioning.replicated(own))
       with inside():
         drawn = jitted(rows)(
-            setup.model, sampler, params, Prompts(*prompts), key,
+            model, sampler, params, Prompts(*prompts), key,
             samples=samples, row_ids=shard(row_ids), heat=heated,
             max_tokens=None if max_tokens is None else shard(max_tokens),
             turns=turns, problem=None if problem is None else shard(problem))
@@ -68,7 +68,8 @@ def make_draw(setup: Setup):
     greedy = dataclasses.replace(setup.sampler, temperature=0.)
     return group.Generate(
         functools.partial(apply, setup.sampler, samples), samples,
-        functools.partial(apply, greedy, 1))
+        functools.partial(apply, greedy, 1),
+        (setup.config.get('rollout') or {}).get('chunks', 1))
   return draw
 
 
@@ -157,13 +158,14 @@ def train_step(parts: Parts, state: TrainState, step: int):
   rollout = hosts.spread(rollout, partitioning.rows(setup.mesh))
   sampled = rollout
   rollout = trim(rollout, setup.batching.buckets)
-  rollout = learner.score(state.params, parts.ref_params, rollout)
+  known = learner.measure(rollout)
+  rollout = learner.score(state.params, parts.ref_params, rollout, **known)
   rollout = learner.inform(state.opt_state, step / config.steps, rollout)
   credit, credit_state, metrics = learner.credit(state.credit_state, rollout)
   plan_state = parts.feedback(
       plan_state, credit.rollout, credit.advantages, plan)
   state = state._replace(credit_state=credit_state, plan_state=plan_state)
-  state, update_metrics = learner.update(state, credit, update_key)
+  state, update_metrics = learner.update(state, credit, update_key, **known)
   return state, sampled, {**metrics, **update_metrics}
 
 

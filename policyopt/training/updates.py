@@ -58,6 +58,32 @@ def summed_gradient(loss_fn, params, batch, count: int):
   return loss, metrics, grads
 
 
+def orders(key: Array, group: Array, epochs: int, minibatches: int) -> Array:
+  """The rows of each minibatch, shuffled anew in every epoch.
+
+  Groups of equal size are never cut; rows that take no part (group -1) go last.
+
+  Args:
+    key: consumed.
+    group: i32[B].
+    epochs: passes over the rows.
+    minibatches: of a pass; divides B.
+
+  Returns:
+    i32[epochs * minibatches, B / minibatches], indices of rows.
+  """
+  order = jax.vmap(lambda k: _group_order(k, group))(
+      jax.random.split(key, epochs))
+  return order.reshape(epochs * minibatches, -1)
+
+
+def _group_order(key, group):
+  """Row indices with groups in random order, the rows of one side by side."""
+  rank = jax.random.permutation(key, group.shape[0])
+  return jnp.argsort(jnp.where(group < 0, group.shape[0], rank[group]),
+                     stable=True)
+
+
 def apply_if_finite(optimizer: optax.GradientTransformation, loss: Array,
                     grads, params, opt_state) -> tuple:
   """One optimizer update, left out when the loss or gradient is not finite.

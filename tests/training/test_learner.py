@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from policyopt import credit, methods
-from policyopt.training import learner as learner_lib
+from policyopt.training import updates
 from policyopt.training.compiles import count_compiles
 from policyopt.training.learner import Batching
 from policyopt.types import CreditTransform, Loss
@@ -183,7 +183,7 @@ def test_two_epochs_are_two_updates():
 
 def test_no_group_is_cut():
   group = jnp.array([5, 0, 7, 5, 0, 7, -1, 2, 2, 5, 0, 7, 2, -1, -1, -1])
-  order = jax.jit(jax.vmap(learner_lib._group_order, (0, None)))(
+  order = jax.jit(jax.vmap(updates._group_order, (0, None)))(
       jax.random.split(jax.random.key(0), 64), group)
   assert (np.sort(order) == np.arange(16)).all()
   ordered = np.asarray(group)[order].reshape(64, 4, 4)

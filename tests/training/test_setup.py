@@ -223,7 +223,8 @@ def test_a_workdir_with_another_run(tmp_path):
 
 @pytest.mark.parametrize('changes', [
     {}, {'steps': 99}, {'checkpoint_every': 7}, {'keep_checkpoints': 1},
-    {'log_prompts': 3}, {'max_skipped': 5}, {'evaluation.every': 2}])
+    {'log_prompts': 3}, {'max_skipped': 5}, {'evaluation.every': 2},
+    {'profile': (1, 2)}])
 def test_a_resumed_run_may_change_when_it_looks(tmp_path, changes):
   record.save_run(make_config(), str(tmp_path))
   record.check_same_run(make_config(changes), str(tmp_path))

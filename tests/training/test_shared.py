@@ -1,12 +1,16 @@
 """Tests of updates in which the model reads each prompt once."""
 
+import types
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from policyopt.models import shared
+from policyopt.models import partitioning, shared
 from policyopt.models.shared import Sizes
+from policyopt.training import shared as shared_training
 from policyopt.training.compiles import count_compiles
 from policyopt.training.learner import Batching
 from policyopt.training.shared import make_measure
@@ -97,6 +101,26 @@ def test_few_sizes_and_programs(batch):
   with count_compiles() as compiles:
     trainer.step(state, batch)
   assert compiles.count == 0
+
+
+def test_an_update_does_not_look_at_the_rows(batch, monkeypatch):
+  """What was found out before the score is all that it needs to know."""
+  trainer = factory.Trainer('grpo', sizes=SIZES, batching=Batching(
+      share_prompts=True))
+  state, learner, looks = trainer.state(), trainer.learner, []
+  monkeypatch.setattr(shared_training, 'np', types.SimpleNamespace(
+      asarray=lambda x: looks.append(x) or np.asarray(x)))
+  with jax.set_mesh(trainer.mesh):
+    known = learner.measure(jax.device_put(
+        batch, partitioning.rows(trainer.mesh)))
+    assert not looks
+    scored = learner.score(state.params, trainer.reference, batch, **known)
+    credit, *_ = learner.credit(state.credit_state, scored)
+    actual, _ = learner.update(state, credit, jax.random.key(3), **known)
+  # Both have read the same four numbers, and nothing that came later.
+  assert [x is known['found'] for x in looks] == [True, True]
+  expected, _ = trainer.step(trainer.state(), batch)
+  factory.close(factory.learned(actual), factory.learned(expected), atol=0)
 
 
 def test_a_batch_of_another_structure_is_refused(batch):
