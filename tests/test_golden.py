@@ -14,6 +14,8 @@ from tests.golden_adapters import ADAPTERS, common
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 ELSEWHERE = {'pass_at_k': 'tests/ops/test_statistics.py'}
+# Half a minute of compiling each.
+LONG = {'arm_REFERENCE', 'd3s_REFERENCE', 'dpo_f_divergence', 'nemo_grpo_loo'}
 MASKS = ('response_mask', 'completion_mask', 'loss_mask', 'mask', 'logprob')
 
 
@@ -21,7 +23,9 @@ def pytest_generate_tests(metafunc):
   """One test per file of the folder that an adapter exists for."""
   if 'vectors' in metafunc.fixturenames:
     folder = metafunc.config.getoption('--golden')
-    metafunc.parametrize('vectors', sorted(_found(folder) & set(ADAPTERS)))
+    metafunc.parametrize('vectors', [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LONG))
+        for name in sorted(_found(folder) & set(ADAPTERS))])
 
 
 def _found(folder):

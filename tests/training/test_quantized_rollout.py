@@ -197,6 +197,7 @@ TINY = ModelConfig(
 ROWS = 2**16
 
 
+@pytest.mark.slow
 def test_weighted_rows_of_a_rounded_policy_give_the_exact_gradient():
   """On all 36 responses: Σ π R ∇log π against means over sampled rows."""
   params = transformer.init(TINY, jax.random.key(4))
