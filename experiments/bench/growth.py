@@ -80,12 +80,6 @@ def exponent(sizes, values) -> float:
       [math.log(n) for n in sizes], [math.log(v) for v in values]).slope
 
 
-def least(found: dict, measure: str) -> float:
-  """The least time, or the one number that there is."""
-  value = found[measure]
-  return min(value) if isinstance(value, list) else value
-
-
 def run(chosen, limit: float, show=print) -> list[dict]:
   """One process for each case.
 
@@ -113,7 +107,7 @@ def run(chosen, limit: float, show=print) -> list[dict]:
           dtype=case.dtype, rows=case.prompts * case.samples,
           length=case.prompt + case.response, tokens=tokens(case),
           load=found['load'],
-          **{name: least(found, name) for name in MEASURES}))
+          **{name: peer_tables.least(found, name) for name in MEASURES}))
   return rows
 
 

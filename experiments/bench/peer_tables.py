@@ -71,17 +71,14 @@ def compare(runs: Iterable[dict], ours: str, other: str,
   return dict(
       ours=ours, other=other, measure=measure, rounds=len(both),
       ratio=statistics.median(ratios), least=min(ratios), most=max(ratios),
-      best=_least(a for a, _ in both)(measure)
-      / _least(b for _, b in both)(measure))
+      best=min(least(a, measure) for a, _ in both)
+      / min(least(b, measure) for _, b in both))
 
 
-def _least(runs):
-  runs = list(runs)
-
-  def least(measure):
-    found = [run[measure] for run in runs]
-    return min(min(x) if isinstance(x, list) else x for x in found)
-  return least
+def least(run: dict, measure: str) -> float:
+  """The least time of a process, or the one number that there is."""
+  found = run[measure]
+  return min(found) if isinstance(found, list) else found
 
 
 def comparisons(cases: Sequence[dict], runs: Sequence[dict]) -> list[dict]:

@@ -195,12 +195,12 @@ def check_chunks(chunks: int, prompts: int, samples: int,
     samples: G, rows per prompt.
     shards: of the rows on the sampler's mesh.
   """
-  rows = prompts * samples
-  if chunks < 1 or prompts % chunks or rows % (chunks * shards):
+  total = prompts * samples
+  if chunks < 1 or prompts % chunks or total % (chunks * shards):
     raise ValueError(
         f'rollout.chunks is {chunks}; it must be at least 1 and divide prompts '
-        f'= {prompts}, and each chunk of the {rows} rows must be a multiple of '
-        f"the {shards} shards of the sampler's mesh ('data' x 'fsdp')")
+        f'= {prompts}, and each chunk of the {total} rows must be a multiple '
+        f"of the {shards} shards of the sampler's mesh ('data' x 'fsdp')")
 
 
 def _check_plan(plan: Plan, rounds: int, samples: int) -> None:

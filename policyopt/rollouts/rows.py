@@ -52,5 +52,4 @@ def join(rollouts: list[Rollout]) -> Rollout:
 @jax.jit
 def take(old: Rollout, new: Rollout, rows: Array) -> Rollout:
   """Rows of two rollouts laid one after the other."""
-  return jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b], axis=0)[rows], old, new)
+  return jax.tree.map(lambda x: x[rows], join([old, new]))
