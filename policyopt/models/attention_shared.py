@@ -4,7 +4,7 @@ A row holds [prompt | response 1 | ... | response G]. The prompt has P places
 and ends in the last of them, so that its last token is right before every
 response; its first places are padding when it is shorter. A response sees the
 prompt and itself, never another response. The prompt's keys and values are
-computed, and read, once.
+computed, and read, once; `decode` does the same for one token in each row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from policyopt.models import attention, pieces
+from policyopt.models import attention, cache_groups, pieces
 from policyopt.models import attention_kernels as kernels
 
 Array = jax.Array
@@ -100,10 +100,49 @@ def causal(query: Array, key: Array, value: Array, shared: SharedPrompts, *,
       axis=1)
 
 
+def decode(query: Array, cache: cache_groups.GroupCache, layer: int,
+           slot: Array, *, windowed: bool, window: int | None = None,
+           scale: float | None = None, softcap: float | None = None) -> Array:
+  """`attention.decode` of one token in each row.
+
+  Args:
+    query: [N·G, 1, H, DH].
+    cache: that has been written up to these tokens.
+    layer: of the cache.
+    slot: i32[N·G], place of the tokens in their rows, prompts included.
+    windowed: whether the window applies.
+    window: as in `causal`, as are all that follow.
+    scale: of the scores.
+    softcap: of the scores.
+
+  Returns:
+    [N·G, 1, H, DH] in the dtype of `query`.
+  """
+  scale = query.shape[-1] ** -0.5 if scale is None else scale
+  step = cache_groups.own_slot(cache, slot)
+  keys = cache.prompt_keys[layer], cache.keys[layer]
+  values = cache.prompt_values[layer], cache.values[layer]
+  length, (width, own) = cache.length, (x.shape[-2] for x in values)
+  place, near = jnp.arange(width)[None], step - jnp.arange(own)[None]
+  real, before = place < length[:, None], near >= 0
+  if window is not None and windowed:
+    real &= length[:, None] + step - place < window
+    before &= near < window
+  return _attend(query, keys, values, (real[:, None], before[None]), scale,
+                 softcap, own_keys='bdm')
+
+
 def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
                window, scale, softcap):
   """[N·G, M, H, DH]; in blocks of queries when responses are long."""
-  length, width = query.shape[1], real.shape[1]
+  (batch, length, _, dim), (rows, width) = query.shape, real.shape
+
+  def heads_first(prompt, own):
+    own = own.reshape(rows, batch // rows, length, -1, dim)
+    return (jnp.swapaxes(prompt, 1, 2),
+            own.transpose(0, 3, 1, 2, 4).reshape(-1, length, dim))
+
+  keys, values = heads_first(prompt_key, key), heads_first(prompt_value, value)
 
   def block(query, index):
     # Distances to the keys of the prompt, and to those of the response.
@@ -115,8 +154,7 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
       if windowed is not None and windowed is not True:
         inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
       before, own = before & inside[0][None], own & inside[1][None]
-    return _attend(query, (prompt_key, key), (prompt_value, value),
-                   (before, own), scale, softcap)
+    return _attend(query, keys, values, (before, own), scale, softcap)
 
   size = attention._BLOCK
   if length <= 2 * size:
@@ -130,22 +168,23 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
   return pieces.join(out, length)
 
 
-def _attend(query, keys, values, masks, scale, softcap):
+def _attend(query, keys, values, masks, scale, softcap, own_keys='bmd'):
   """One softmax over two sets of keys: the prompt's and a response's own.
 
   Args:
     query: [N·G, S, H, DH].
-    keys: [N, P, KV, DH] and [N·G, M, KV, DH].
+    keys: [N, KV, P, DH] and [N·KV·G, M, DH].
     values: as the keys.
     masks: bool[N, 1 or S, P] and bool[1, S, M], True where s may see a key.
     scale: of the scores.
     softcap: of the scores, or None.
+    own_keys: dimensions of the second keys.
 
   Returns:
     [N·G, S, H, DH].
   """
   batch, length, heads, dim = query.shape
-  rows, _, kv_heads, _ = keys[0].shape
+  rows, kv_heads = keys[0].shape[:2]
   samples, group = batch // rows, heads // kv_heads
   dtype, wide = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
   # As [N, KV, G, R, S, DH] the queries are the rows of one plain product with
@@ -153,13 +192,12 @@ def _attend(query, keys, values, masks, scale, softcap):
   query = query.reshape(rows, samples, length, kv_heads, group, dim)
   query = query.transpose(0, 3, 1, 4, 2, 5)
   first, second = (x.astype(dtype) for x in keys)
-  second = second.reshape(rows, samples, -1, kv_heads, dim)
   scores = [
-      jnp.einsum('nkqd,npkd->nkqp',
+      jnp.einsum('nkqd,nkpd->nkqp',
                  query.reshape(rows, kv_heads, -1, dim), first,
                  preferred_element_type=wide),
-      jnp.einsum('nkgqd,ngmkd->nkgqm',
-                 query.reshape(rows, kv_heads, samples, -1, dim), second,
+      jnp.einsum(f'bqd,{own_keys}->bqm',
+                 query.reshape(len(second), -1, dim), second,
                  preferred_element_type=wide)]
   shape = (rows, kv_heads, samples, group, length, -1)
   masks = (masks[0][:, None, None, None], masks[1][:, None, None, None])
@@ -177,14 +215,12 @@ def _attend(query, keys, values, masks, scale, softcap):
   probs = [jnp.exp(x - top) for x in scores]
   total = sum(jnp.sum(x, axis=-1, keepdims=True) for x in probs)
   first, second = (x.astype(dtype) for x in values)
-  second = second.reshape(rows, samples, -1, kv_heads, dim)
   before, own = (x.astype(dtype) for x in probs)
   out = jnp.einsum(
-      'nkqp,npkd->nkqd', before.reshape(rows, kv_heads, -1, before.shape[-1]),
+      'nkqp,nkpd->nkqd', before.reshape(rows, kv_heads, -1, before.shape[-1]),
       first, preferred_element_type=wide).reshape(shape)
   out = out + jnp.einsum(
-      'nkgqm,ngmkd->nkgqd',
-      own.reshape(rows, kv_heads, samples, -1, own.shape[-1]), second,
+      'bqm,bmd->bqd', own.reshape(len(second), -1, own.shape[-1]), second,
       preferred_element_type=wide).reshape(shape)
   out = (out / total).astype(dtype)
   return out.transpose(0, 2, 4, 1, 3, 5).reshape(batch, length, heads, dim)

@@ -9,6 +9,7 @@ updated in place. On one CPU each layer has arrays of its own: `LayerCache`.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +210,7 @@ def update_layer(buffer: Array, new: Array, layer: Array,
   Returns:
     The buffer.
   """
-  new = _stored(new, buffer.dtype)
+  new = stored(new, buffer.dtype)
   if slot.ndim:
     one = new.shape[1] == 1
     return jax.lax.platform_dependent(
@@ -235,12 +236,12 @@ def _put(buffers, new, layer, slot):
   buffer = buffers[layer]
   rows, heads = jnp.arange(new.shape[0]), jnp.arange(new.shape[2])
   buffer = buffer.at[rows[:, None], heads[None], slot[:, None]].set(
-      _stored(new[:, 0], buffer.dtype), unique_indices=True,
+      stored(new[:, 0], buffer.dtype), unique_indices=True,
       mode='promise_in_bounds')
   return (*buffers[:layer], buffer, *buffers[layer + 1:])
 
 
-def _stored(new, dtype):
+def stored(new: Array, dtype: Any) -> Array:
   """In the dtype of the cache; float8 has no ∞, and would say NaN."""
   top = quantized.TOPS.get(str(dtype))
   if top is not None and new.dtype != dtype:

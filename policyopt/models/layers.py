@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from policyopt.models import (
     attention,
     attention_shared,
+    cache_groups,
     moe,
     partitioning,
     quantized,
@@ -23,6 +24,7 @@ from policyopt.models.matmul import product
 
 Array = jax.Array
 Params = Any
+AnyCache = cache_lib.Cache | cache_lib.LayerCache | cache_groups.GroupCache
 
 # Names of what the remat policies 'names' and 'offload' keep.
 SAVED_NAMES = ('attention_out', 'mlp_out')
@@ -82,9 +84,9 @@ def embed(config: ModelConfig, table: Array, tokens: Array) -> Array:
 
 
 def layer(config: ModelConfig, params: Params, x: Array,
-          cache: cache_lib.Cache | None, index: Array,
+          cache: AnyCache | None, index: Array | int,
           windowed: Array | bool, where: Places
-          ) -> tuple[Array, cache_lib.Cache | None, moe.Statistics | None]:
+          ) -> tuple[Array, AnyCache | None, moe.Statistics | None]:
   """x += attention(norm(x)); x += mlp(norm(x)); the cache passes through.
 
   Args:
@@ -92,7 +94,7 @@ def layer(config: ModelConfig, params: Params, x: Array,
     params: of this layer.
     x: [B, S, D].
     cache: of all layers, or None.
-    index: i32[], of this layer.
+    index: i32[], of this layer; an int when layers are apart.
     windowed: whether this layer is; also as a traced bool[].
     where: from `places`.
 
@@ -151,6 +153,11 @@ def _attention(config, params, x, cache, index, windowed, where):
   elif cache is None:
     out = attention.causal(
         query, key, value, segments=where.segments, **rows)
+  elif isinstance(cache, cache_groups.GroupCache):
+    cache = cache_groups.write(cache, key, value, index, where.slot)
+    out = attention_shared.decode(
+        query, cache, index, where.slot, **kw, windowed=windowed,
+        window=config.window)
   else:
     cache = cache_lib.write(cache, key, value, index, where.slot)
     out = attention.decode(

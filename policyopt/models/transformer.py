@@ -14,9 +14,15 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from policyopt.models import cache as cache_lib
 from policyopt.models import config as config_lib
-from policyopt.models import decoding, layers, moe, parameters, quantized
+from policyopt.models import (
+    layers,
+    moe,
+    parameters,
+    quantized,
+    remat,
+    unrolled,
+)
 from policyopt.models.attention_shared import SharedPrompts
 
 Array = jax.Array
@@ -66,8 +72,8 @@ def abstract_params(config: ModelConfig) -> Params:
 def forward(config: ModelConfig, params: Params, tokens: Array,
             positions: Array, *, segments: Array | None = None,
             shared: SharedPrompts | None = None,
-            cache: cache_lib.Cache | None = None, slot: Array | None = None
-            ) -> tuple[Array, cache_lib.Cache | None]:
+            cache: layers.AnyCache | None = None, slot: Array | None = None
+            ) -> tuple[Array, layers.AnyCache | None]:
   """Runs the decoder.
 
   Without a cache: causal attention inside the row, so padding on the right
@@ -76,7 +82,7 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
 
   Args:
     config: of the model.
-    params: from `init`; with a `LayerCache` from `decoding.best_form`.
+    params: from `init`; from `unrolled.weights` with a cache of its form.
     tokens: i32[B, S].
     positions: i32[B, S], for the rotary embedding.
     segments: i32[B, S], attention stays inside equal segments (packed rows; 0
@@ -99,8 +105,10 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
   slot = None if slot is None else jnp.asarray(slot, jnp.int32)
   where = layers.places(
       config, positions, segments=segments, slot=slot, shared=shared)
-  if isinstance(cache, cache_lib.LayerCache):
-    return decoding.forward(config, params, tokens, cache, where)
+  if cache is None and unrolled.large(config):
+    params = unrolled.split(config, params)
+  if isinstance(params['layers'], list):
+    return unrolled.forward(config, params, tokens, cache, where)
   hidden, cache, _ = _Decoder(config).apply(
       {'params': params}, tokens, cache, where)
   return hidden, cache
@@ -249,19 +257,9 @@ class _Decoder(nn.Module):
 
 def _remat(name):
   """The block under one of the named policies of recomputation."""
-  policies = jax.checkpoint_policies
   if name == 'none':
     return _Block
-  policy = {
-      'full': lambda: policies.nothing_saveable,
-      'dots': lambda: policies.dots_with_no_batch_dims_saveable,
-      'names': lambda: policies.save_only_these_names(*layers.SAVED_NAMES),
-      'offload': lambda: policies.save_and_offload_only_these_names(
-          names_which_can_be_saved=[],
-          names_which_can_be_offloaded=list(layers.SAVED_NAMES),
-          offload_src='device', offload_dst='pinned_host'),
-  }[name]()
-  return nn.remat(_Block, prevent_cse=False, policy=policy)
+  return nn.remat(_Block, prevent_cse=False, policy=remat.policy(name))
 
 
 def _param(module, name, shape, axes, initializer):

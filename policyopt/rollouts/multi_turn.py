@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from policyopt.envs import turns as conversations
 from policyopt.models import cache as kv_cache
-from policyopt.models import decoding, transformer
+from policyopt.models import transformer, unrolled
 from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
@@ -127,8 +127,7 @@ def _converse(config, sampler, params, turns, hidden, cache, keys, starts,
               limits, talk, heat) -> Loop:
   """The loop: draw or be told, let the task hear it, read it."""
   limit, rows = sampler.max_tokens, starts.shape[0]
-  params, form = decoding.best_form(config, params)
-  cache = form(cache)
+  params = unrolled.weights(config, params)
 
   def one(step, hidden, talk, done):
     logits = transformer.logits(config, params, hidden)

@@ -7,7 +7,8 @@ on how the batch is spread over devices.
 
 In the cache the token at position p of a row sits in slot p, as in scoring:
 sums over the same slots in the same order are rounded alike, which is why the
-sampler and the learner agree on log-probabilities.
+sampler and the learner agree on log-probabilities. Rows of one prompt may share
+its slots (`models.cache_groups`); they then agree to float32's rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import jax.numpy as jnp
 
 from policyopt.envs.turns import Spoken
 from policyopt.models import cache as kv_cache
-from policyopt.models import decoding, transformer
+from policyopt.models import cache_groups, transformer, unrolled
 from policyopt.models.config import ModelConfig
+from policyopt.models.layers import AnyCache
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts import reading, slots
@@ -191,7 +193,7 @@ def _check(config, width, limit, rows, row_ids, max_tokens):
 
 
 def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
-            limit: int) -> tuple[Array, kv_cache.Cache]:
+            limit: int) -> tuple[Array, AnyCache]:
   """Reads each prompt once.
 
   Args:
@@ -203,17 +205,20 @@ def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
 
   Returns:
     (hidden [N*samples, D] that predicts the first tokens, the rows' cache of
-    P + limit slots).
+    P + limit slots in the form that is decoded fastest).
   """
   width = prompts.tokens.shape[1]
   hidden, cache = reading.read(config, params, prompts, limit)
+  hidden = jnp.repeat(hidden, samples, axis=0)
+  if unrolled.large(config):
+    return hidden, cache_groups.share(cache, prompts.length, samples, limit)
   spare = width + limit - cache.slots
   cache = kv_cache.extend(kv_cache.repeat(cache, samples), spare)
-  return jnp.repeat(hidden, samples, axis=0), cache
+  return hidden, unrolled.by_layer(config, cache)
 
 
 def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
-           hidden: Array, cache: kv_cache.Cache, keys: Array, starts: Array,
+           hidden: Array, cache: AnyCache, keys: Array, starts: Array,
            limits: Array, heat: Heat | None = None) -> Loop:
   """The loop: draw, record, and read the drawn token to predict the next.
 
@@ -222,7 +227,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     sampler: how to draw.
     params: of the model.
     hidden: [B, D] that predicts the first tokens.
-    cache: of the prompts.
+    cache: of the prompts, from `prefill`.
     keys: [B] random keys of the rows.
     starts: i32[B], length of each prompt.
     limits: i32[B], length limit of each response.
@@ -232,7 +237,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     The last carry, which holds what was drawn and the cache.
   """
   limit = sampler.max_tokens
-  params, form = decoding.best_form(config, params)
+  params = unrolled.weights(config, params)
 
   def advance(step, hidden, cache, done, record):
     logits = transformer.logits(config, params, hidden)
@@ -261,7 +266,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
           heat),
           hidden, keys))
   loop = advance(
-      jnp.int32(0), hidden, form(cache), jnp.zeros(rows, bool), record)
+      jnp.int32(0), hidden, cache, jnp.zeros(rows, bool), record)
   return jax.lax.while_loop(
       lambda loop: (loop.step < limit) & ~loop.done.all(), body, loop)
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.models import cache as kv_cache
-from policyopt.models import decoding, partitioning, transformer
+from policyopt.models import partitioning, transformer, unrolled
 from policyopt.models.config import ModelConfig
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw, ends
@@ -112,7 +112,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
   # As data: they lie with their rows, wherever those are moved.
   impl, keys = jax.random.key_impl(keys), jax.random.key_data(keys)
   draw_next = functools.partial(_draw, config, sampler, params, heat, impl)
-  form = decoding.best_form(config, params)
+  fast = unrolled.weights(config, params)
 
   def cut(x):
     # Each chunk has prompts of every shard.
@@ -125,11 +125,10 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
 
   def some(loop, chunk):
     index, prompts, keys, starts, limits = chunk
-    return _chunk(config, sampler, params, form, draw_next, loop, prompts,
+    return _chunk(config, sampler, params, fast, draw_next, loop, prompts,
                   (keys, starts, limits), index, index == chunks - 1, shards)
 
-  loop = _empty(config, sampler, form[1], draw_next, prompts, keys, shards,
-                chunks)
+  loop = _empty(config, sampler, draw_next, prompts, keys, shards, chunks)
   chunk = (jnp.arange(chunks, dtype=jnp.int32),
            *jax.tree.map(cut, (prompts, keys, starts, limits)))
   if chunks == 1:
@@ -143,7 +142,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
   return drawn, loop.step + 1
 
 
-def _chunk(config, sampler, params, form, draw_next, loop, prompts, rows,
+def _chunk(config, sampler, params, fast, draw_next, loop, prompts, rows,
            index, last, shards):
   """Reads some prompts and decodes until none of their rows waits.
 
@@ -152,7 +151,7 @@ def _chunk(config, sampler, params, form, draw_next, loop, prompts, rows,
   keys, starts, limits = rows
   samples = starts.shape[0] // prompts.length.shape[0]
   hidden, pool = read(config, params, prompts, sampler.max_tokens)
-  params, pool = form[0], form[1](pool)
+  pool = unrolled.by_layer(config, pool)
   first = draw_next(
       jnp.repeat(hidden, samples, axis=0), keys, jnp.int32(0))
   done = ends(sampler, first.token, jnp.int32(0), limits)
@@ -177,7 +176,7 @@ def _chunk(config, sampler, params, form, draw_next, loop, prompts, rows,
     rows, cache = seats.rows, seats.cache
     position = rows.start + rows.drawn - 1
     hidden, cache = transformer.forward(
-        config, params, rows.token[:, None], position[:, None], cache=cache,
+        config, fast, rows.token[:, None], position[:, None], cache=cache,
         slot=position)
     drawn = draw_next(hidden[:, 0], rows.key, rows.drawn)
     record = jax.tree.map(
@@ -198,7 +197,7 @@ def _draw(config, sampler, params, heat, impl, hidden, keys, step) -> Drawn:
   return draw(sampler, logits, keys, step, heat)
 
 
-def _empty(config, sampler, form, draw_next, prompts, keys, shards, chunks):
+def _empty(config, sampler, draw_next, prompts, keys, shards, chunks):
   """The carry before anything is decoded: no slot is taken."""
   slots, limit, rows = sampler.slots, sampler.max_tokens, keys.shape[0]
   zeros = jnp.zeros((slots,), jnp.int32)
@@ -206,7 +205,7 @@ def _empty(config, sampler, form, draw_next, prompts, keys, shards, chunks):
   none = jnp.zeros((rows,), jnp.int32)
   seats = Seats(
       idle, jnp.zeros((shards,), jnp.int32), none, none,
-      form(kv_cache.init_cache(
+      unrolled.by_layer(config, kv_cache.init_cache(
           config, slots, prompts.tokens.shape[1] + limit)))
   one = jax.eval_shape(
       draw_next, jnp.zeros((slots, config.width), config.dtype), idle.key,

@@ -1,0 +1,121 @@
+"""Layers written out one after the other, as a CPU runs them fastest.
+
+A loop over stacked layers copies what it reads: for every token that is
+decoded, on XLA's CPU backend, the weights and the cache of each layer once
+more, and the cache again into the order that its matrix products want. Here
+each layer has weights and a cache of its own, heads before slots; weights are
+cast once, before the first token. In float32 the numbers are those of the
+loop, bit for bit.
+
+The gradient through such a loop stacks what each layer leaves for the backward
+pass: arrays that are zeroed, written slice by slice and read slice by slice. An
+update takes three quarters of the time without them, and longer to compile.
+
+One wide product in place of those that read the same activations was no faster,
+and in float32 XLA rounds some of them otherwise. So it does where fewer slots
+are read, which is why all of them are read here, whatever is filled.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from policyopt.models import (
+    attention_kernels,
+    cache_groups,
+    layers,
+    parameters,
+    remat,
+)
+from policyopt.models import cache as cache_lib
+from policyopt.models.config import ModelConfig
+
+Array = jax.Array
+
+# The program grows with the layers, and with it the time to compile it.
+_MOST_LAYERS = 16
+# Parameters of a layer. Copying less costs less than compiling it again.
+_LARGE = 2 ** 17
+
+
+def possible(config: ModelConfig) -> bool:
+  """Whether to decode so: on one CPU, with a few layers."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return (attention_kernels.platform() == 'cpu' and mesh.size <= 1
+          and config.num_layers <= _MOST_LAYERS
+          # What the other form alone has: scales, and a kernel.
+          and config.cache_dtype != 'int8'
+          and config.decode_attention != 'ragged')
+
+
+def large(config: ModelConfig) -> bool:
+  """Whether it also pays to compile for it: in training, and for prompts that
+  rows share in the cache.
+  """
+  layer = parameters.layer_specs(config).values()
+  return possible(config) and sum(
+      math.prod(shape) for shape, *_ in layer) >= _LARGE
+
+
+def weights(config: ModelConfig, params: Any) -> Any:
+  """Parameters in the form that one token is decoded fastest with.
+
+  Args:
+    config: of the model.
+    params: of the model.
+
+  Returns:
+    Parameters for `transformer.forward` with a cache of the same form.
+  """
+  if not possible(config):
+    return params
+  params = parameters.cast(params, config.dtype)
+  parts = [jax.tree.map(operator.itemgetter(index), params['layers'])
+           for index in range(config.num_layers)]
+  return {**params, 'layers': parts}
+
+
+def by_layer(config: ModelConfig, cache: cache_lib.Cache
+             ) -> cache_lib.Cache | cache_lib.LayerCache:
+  """The cache in the form of `weights`, rows apart."""
+  return cache_lib.by_layer(cache) if possible(config) else cache
+
+
+def split(config: ModelConfig, params: Any) -> Any:
+  """Parameters with a list of layers; to be differentiated through.
+
+  The gradient of taking one layer at a time would add up as many arrays of all
+  layers; that of this is one concatenation.
+  """
+  stacked, tree = jax.tree.flatten(params['layers'])
+  count = config.num_layers
+  apart = [jax.lax.split(x, (1,) * count) for x in stacked]
+  return {**params, 'layers': [
+      tree.unflatten([jnp.squeeze(x[index], 0) for x in apart])
+      for index in range(count)]}
+
+
+def forward(config: ModelConfig, params: Any, tokens: Array,
+            cache: cache_lib.LayerCache | cache_groups.GroupCache | None,
+            where: layers.Places) -> tuple[Array, Any]:
+  """`transformer.forward` with a list of layers, with or without a cache."""
+  x = layers.embed(config, params['embedding'], tokens)
+  windowed = layers.static_windowed(config)
+
+  def layer(index, part, x, cache):
+    each = config.windowed_layers[index] if windowed is None else windowed
+    return layers.layer(config, part, x, cache, index, each, where)[:2]
+
+  # Sampling is never differentiated, so nothing is recomputed with a cache.
+  if cache is None and config.remat != 'none':
+    layer = jax.checkpoint(
+        layer, policy=remat.policy(config.remat), static_argnums=0)
+  for index, part in enumerate(params['layers']):
+    x, cache = layer(index, part, x, cache)
+  return layers.rms_norm(x, params['final_norm'], config.norm_eps,
+                         config.norm_offset), cache

@@ -1,0 +1,181 @@
+"""Layers written out, with caches of their own, against the scan over layers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policyopt.models import cache as cache_lib
+from policyopt.models import (
+    cache_groups,
+    partitioning,
+    scoring,
+    transformer,
+    unrolled,
+)
+from policyopt.models import config as config_lib
+from tests.models import reference
+
+FAMILIES = reference.FAMILIES
+forward = reference.fast_jit(transformer.forward, static_argnames='config')
+
+# Of three prompts of up to five tokens, two rows each.
+LENGTH, WIDTH, SAMPLES = jnp.array([2, 5, 3]), 5, 2
+
+
+@pytest.fixture(name='written_out')
+def _written_out(monkeypatch):
+  """Small models count as large."""
+  monkeypatch.setattr(unrolled, '_LARGE', 0)
+
+
+def decoded(config, form, steps=4, dtype=None):
+  """Hidden states of tokens behind prompts, with the cache in a form.
+
+  Args:
+    config: of the model.
+    form: (the cache of the prompts) -> (parameters, the cache of the rows).
+    steps: tokens of each row.
+    dtype: of the cache.
+  """
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(
+      rng.integers(0, config.vocab_size, shape), jnp.int32)
+  prompts, responses = draw(3, WIDTH), draw(steps, 3 * SAMPLES, 1)
+  params = reference.params(config)
+  _, cache = forward(
+      config, params, prompts, jnp.broadcast_to(jnp.arange(WIDTH), (3, WIDTH)),
+      slot=0, cache=cache_lib.init_cache(config, 3, WIDTH, dtype))
+  params, cache = form(params, cache)
+  out = []
+  for step in range(steps):
+    slot = jnp.repeat(LENGTH, SAMPLES) + step
+    hidden, cache = forward(config, params, responses[step], slot[:, None],
+                            cache=cache, slot=slot)
+    out.append(hidden)
+  return jnp.stack(out)
+
+
+def rows(cache, steps=4):
+  return cache_lib.extend(cache_lib.repeat(cache, SAMPLES), steps)
+
+
+def forms(config, steps=4):
+  """The cache of the scan, of layers, and of groups; as `decoded` wants it."""
+  own = functools.partial(unrolled.weights, config)
+  return (
+      lambda params, cache: (params, rows(cache, steps)),
+      lambda params, cache: (
+          own(params), unrolled.by_layer(config, rows(cache, steps))),
+      lambda params, cache: (
+          own(params), cache_groups.share(cache, LENGTH, SAMPLES, steps)))
+
+
+@pytest.mark.parametrize('name', [
+    'llama3', 'gemma2', 'gemma3', 'windows', 'mixtral', 'lora'])
+def test_decoding_gives_the_numbers_of_the_scan(name):
+  config = FAMILIES[name]
+  scanned, *others = (decoded(config, form) for form in forms(config))
+  for other in others:
+    np.testing.assert_allclose(other, scanned, atol=1e-5)
+
+
+def test_weights_are_cast_before_the_first_token():
+  config = FAMILIES['llama3'].replace(dtype='bfloat16')
+  own = unrolled.weights(config, reference.params(config))
+  assert own['layers'][1]['gate'].dtype == jnp.bfloat16
+  scanned, *others = (np.float32(decoded(config, form))
+                      for form in forms(config))
+  for other in others:
+    assert np.abs(other - scanned).max() < .05 * np.abs(scanned).mean()
+
+
+def test_a_narrow_cache_of_groups_holds_no_nan():
+  config = FAMILIES['llama3']
+  scanned, _, groups = (decoded(config, form, dtype='float8_e4m3fn')
+                        for form in forms(config))
+  np.testing.assert_allclose(groups, scanned, atol=1e-5)
+
+
+def test_other_platforms_keep_one_array(monkeypatch, written_out):
+  del written_out
+  config = FAMILIES['llama3']
+  assert unrolled.large(config)
+  mesh = partitioning.make_mesh((2, 1, 1, 1), jax.devices()[:2])
+  with jax.set_mesh(mesh):
+    assert not unrolled.large(config)
+  for other in (dict(num_layers=99), dict(cache_dtype='int8'),
+                dict(decode_attention='ragged')):
+    assert not unrolled.large(config.replace(**other))
+  params = reference.params(config)
+  monkeypatch.setattr(unrolled.attention_kernels, 'platform', lambda: 'tpu')
+  assert unrolled.weights(config, params) is params
+
+
+def test_small_models_are_not_written_out():
+  config = FAMILIES['llama3']
+  assert not unrolled.large(config)
+  assert unrolled.large(config.replace(width=256, mlp_width=1024))
+
+
+@pytest.mark.parametrize('name,remat', [
+    *(('gemma3', remat) for remat in config_lib.REMAT if remat != 'offload'),
+    ('mixtral', 'none'), ('lora', 'none')])
+def test_gradients_are_those_of_the_scan(name, remat, monkeypatch):
+  config = FAMILIES[name].replace(remat=remat)
+  params = reference.params(config)
+  tokens = jnp.asarray(np.random.default_rng(1).integers(
+      0, config.vocab_size, (3, 9)), jnp.int32)
+
+  def loss(params):
+    out = scoring.score(config, params, tokens).log_probs
+    return jnp.sum(jnp.sin(out) * jnp.arange(9.)[None])
+
+  gradient = lambda: reference.fast_jit(lambda x: jax.value_and_grad(loss)(x))(
+      params)
+  scanned = gradient()
+  monkeypatch.setattr(unrolled, '_LARGE', 0)
+  apart = gradient()
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5),
+               apart, scanned)
+
+
+def test_what_is_written_out_has_no_loop(written_out):
+  """That gradients are compared with another program than the scan's."""
+  del written_out
+  config = FAMILIES['llama3']
+  tokens = jnp.zeros((2, 4), jnp.int32)
+  run = functools.partial(transformer.forward, config)
+  text = str(jax.make_jaxpr(run)(reference.params(config), tokens, tokens))
+  assert 'scan[' not in text
+
+
+@pytest.mark.parametrize('form', ['layers', 'groups'])
+def test_a_loop_updates_the_cache_in_place(form):
+  config = FAMILIES['llama3']
+  params, slots = reference.params(config), 2048
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def run(params, cache):
+    params = unrolled.weights(config, params)
+
+    def body(step, carry):
+      token, cache = carry
+      slot = jnp.full(4, step)
+      hidden, cache = transformer.forward(
+          config, params, token, slot[:, None], cache=cache, slot=slot)
+      return (hidden[:, :, 0] > 0).astype(jnp.int32), cache
+
+    start = jnp.zeros((4, 1), jnp.int32)
+    return jax.lax.fori_loop(0, slots, body, (start, cache))
+
+  empty = functools.partial(cache_lib.init_cache, config)
+  cache = (unrolled.by_layer(config, empty(4, slots)) if form == 'layers'
+           else cache_groups.share(empty(2, 1), jnp.zeros(2, int), 2, slots))
+  size = sum(x.nbytes for x in jax.tree.leaves(cache))
+  memory = run.lower(params, cache).compile().memory_analysis()
+  assert memory.alias_size_in_bytes >= size
+  assert memory.temp_size_in_bytes < .5 * size
