@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -239,7 +241,20 @@ def rotary_angles(positions: Array, head_dim: int, theta: float,
     frequency = (frequency / scaling[0] if len(scaling) == 1
                  else _stretch(frequency, *scaling))
   angle = positions.astype(jnp.float32)[:, :, None] * frequency[None, None]
-  return jnp.cos(angle), jnp.sin(angle)
+  turn = lambda angle: (jnp.cos(angle), jnp.sin(angle))
+  return jax.lax.platform_dependent(angle, cpu=functools.partial(_once, turn),
+                                    default=turn)
+
+
+def _once(function, x):
+  """function(x) behind a branch that is always taken.
+
+  XLA's CPU backend fuses what it can into whoever reads it, and would compute
+  cosine and sine again for every head of every layer.
+  """
+  taken = jnp.isfinite(x).any()
+  nothing = lambda x: jax.tree.map(jnp.zeros_like, jax.eval_shape(function, x))
+  return jax.lax.cond(taken, function, nothing, x)
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:

@@ -191,14 +191,15 @@ def _attend(query, keys, values, masks, scale, softcap, own_keys='bmd'):
   # the prompt's keys, and of one for each response with its own.
   query = query.reshape(rows, samples, length, kv_heads, group, dim)
   query = query.transpose(0, 3, 1, 4, 2, 5)
-  first, second = (x.astype(dtype) for x in keys)
-  scores = [
-      jnp.einsum('nkqd,nkpd->nkqp',
-                 query.reshape(rows, kv_heads, -1, dim), first,
-                 preferred_element_type=wide),
-      jnp.einsum(f'bqd,{own_keys}->bqm',
-                 query.reshape(len(second), -1, dim), second,
-                 preferred_element_type=wide)]
+
+  def product(spec, x, y):
+    x = x.astype(dtype).reshape(*y.shape[:-2], -1, x.shape[-1])
+    # What has been rounded already may be held in a wider dtype.
+    x, y = (z.astype(wide if y.dtype == wide else dtype) for z in (x, y))
+    return jnp.einsum(spec, x, y, preferred_element_type=wide)
+
+  scores = [product('nkqd,nkpd->nkqp', query, keys[0]),
+            product(f'bqd,{own_keys}->bqm', query, keys[1])]
   shape = (rows, kv_heads, samples, group, length, -1)
   masks = (masks[0][:, None, None, None], masks[1][:, None, None, None])
 
@@ -214,13 +215,7 @@ def _attend(query, keys, values, masks, scale, softcap, own_keys='bmd'):
   top = jax.lax.stop_gradient(top)
   probs = [jnp.exp(x - top) for x in scores]
   total = sum(jnp.sum(x, axis=-1, keepdims=True) for x in probs)
-  first, second = (x.astype(dtype) for x in values)
-  before, own = (x.astype(dtype) for x in probs)
-  out = jnp.einsum(
-      'nkqp,nkpd->nkqd', before.reshape(rows, kv_heads, -1, before.shape[-1]),
-      first, preferred_element_type=wide).reshape(shape)
-  out = out + jnp.einsum(
-      'bqm,bmd->bqd', own.reshape(len(second), -1, own.shape[-1]), second,
-      preferred_element_type=wide).reshape(shape)
+  out = product('nkqp,nkpd->nkqd', probs[0], values[0]).reshape(shape)
+  out = out + product('bqm,bmd->bqd', probs[1], values[1]).reshape(shape)
   out = (out / total).astype(dtype)
   return out.transpose(0, 2, 4, 1, 3, 5).reshape(batch, length, heads, dim)

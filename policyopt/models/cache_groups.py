@@ -20,7 +20,8 @@ class GroupCache:
   The G rows of a prompt are neighbours and equally far in their responses,
   whose tokens sit in slots of their own, from 0 on. As XLA's CPU backend reads
   them: keys of responses with features before slots, and batch dimensions as
-  one, or the token that is written is written to a copy.
+  one. And as it writes one token in place: what prompts hold in a narrow dtype,
+  responses hold rounded to it, in float32.
 
   Attributes:
     length: i32[N], tokens of each prompt, at most P.
@@ -51,8 +52,9 @@ def share(cache: cache_lib.Cache, length: Array, samples: int, slots: int
   """
   layers, _, rows, heads, dim = cache.keys.shape
   prompts = cache_lib.by_layer(cache)
+  wide = max(cache.keys.dtype, jnp.dtype(jnp.float32), key=lambda x: x.itemsize)
   empty = lambda *shape: tuple(
-      jnp.zeros((rows * heads * samples, *shape), cache.keys.dtype)
+      jnp.zeros((rows * heads * samples, *shape), wide)
       for _ in range(layers))
   return GroupCache(length, prompts.keys, prompts.values, empty(dim, slots),
                     empty(slots, dim))
@@ -77,9 +79,11 @@ def write(cache: GroupCache, key: Array, value: Array, layer: int,
 
   def put(buffers, new, axis):
     buffer = buffers[layer]
-    new = cache_lib.stored(new, buffer.dtype).reshape(prompts, -1, heads, dim)
+    new = cache_lib.stored(new, cache.prompt_keys[layer].dtype)
+    new = new.reshape(prompts, -1, heads, dim)
     new = jnp.expand_dims(new.swapaxes(1, 2).reshape(-1, dim), axis)
-    buffer = jax.lax.dynamic_update_slice_in_dim(buffer, new, place, axis)
+    buffer = jax.lax.dynamic_update_slice_in_dim(
+        buffer, new.astype(buffer.dtype), place, axis)
     return (*buffers[:layer], buffer, *buffers[layer + 1:])
 
   return dataclasses.replace(cache, keys=put(cache.keys, key, 2),
@@ -89,3 +93,4 @@ def write(cache: GroupCache, key: Array, value: Array, layer: int,
 def own_slot(cache: GroupCache, slot: Array) -> Array:
   """i32[], place in all responses of the tokens that `write` puts at `slot`."""
   return slot[0] - cache.length[0]
+

@@ -153,7 +153,7 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
   """
   if sampler.temperature == 0:
     plain = scaled = logits
-    token = jnp.argmax(logits, axis=-1)
+    token = _argmax(logits)
     # One token alone, also when others tie with it.
     kept = jnp.arange(logits.shape[-1])[None] == token[:, None]
   else:
@@ -165,7 +165,7 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
     noise = jax.vmap(lambda key, step: jax.random.gumbel(
         jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(
             keys, jnp.broadcast_to(step, keys.shape))
-    token = jnp.argmax(_fill(scaled, kept, -jnp.inf) + noise, axis=-1)
+    token = _argmax(_fill(scaled, kept, -jnp.inf) + noise)
   token = token.astype(jnp.int32)
   shifted, total = _shifted(_fill(scaled, kept, -jnp.inf))
   policy, policy_total = _shifted(logits)
@@ -195,6 +195,21 @@ def ends(sampler: SamplerConfig, token: Array, step: Array,
     bool[B].
   """
   return stops(sampler, token) | (step + 1 >= limits)
+
+
+def _argmax(x):
+  """The first place of the largest, i32[B]."""
+  return jax.lax.platform_dependent(
+      x, cpu=_first_largest, default=lambda x: jnp.argmax(x, axis=-1))
+
+
+def _first_largest(x):
+  """As two plain reductions: XLA's CPU backend does both at once, but slowly.
+  """
+  places = jnp.arange(x.shape[-1])[None]
+  # Of nothing but NaN it is the first place, too.
+  below = x < x.max(axis=-1, keepdims=True)
+  return jnp.where(below, x.shape[-1], places).min(axis=-1)
 
 
 def _entropy(logits):
