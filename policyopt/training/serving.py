@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import warnings
 
 import jax
+from jax.experimental import layout as orders
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -31,6 +32,9 @@ from policyopt.types import Method
 _DTYPES = ('bfloat16', 'float16', 'float32')
 _WEIGHTS = tuple(quantized.TOPS)
 _CACHES = ('bfloat16', *_WEIGHTS)
+# Projections to heads, [L, D, H, DH].
+_TO_HEADS = ('query', 'key', 'value')
+_LANES = 128
 
 
 class Layout(NamedTuple):
@@ -175,7 +179,7 @@ def make_copy(model: ModelConfig, where: Layout):
           params, quantized.quantize_shardings(shardings, where.weights))
     return params
 
-  return jax.jit(copy, out_shardings=_shardings(model, where))
+  return jax.jit(copy, out_shardings=_formats(model, where))
 
 
 def rounded(params: Any, where: Layout) -> Any:
@@ -198,6 +202,28 @@ def _shardings(model, where):
       partitioning.param_shardings(model, where.mesh), where.weights)
 
 
+def _formats(model, where):
+  """Where the copy lies, and in which order.
+
+  On TPUs a product reads the weights of one head after another. Given in the
+  order of their axes, the decode loop would lay them out anew, those of all
+  layers at once, and hold them twice.
+  """
+  places = _shardings(model, where)
+  if not _by_head(model, where):
+    return places
+  order = lambda place: orders.Format(orders.Layout((0, 2, 1, 3)), place)
+  layers = {name: jax.tree.map(order, place) if name in _TO_HEADS else place
+            for name, place in places['layers'].items()}
+  return {**places, 'layers': layers}
+
+
+def _by_head(model, where):
+  # Heads that do not fill the lanes would be padded in that order.
+  on_tpus = where.mesh.devices.flat[0].platform == 'tpu'
+  return on_tpus and model.head_dim % _LANES == 0
+
+
 def _halfway(model, where):
   """Between the two layouts: split as for the sampler, but in pieces still.
 
@@ -216,9 +242,9 @@ def _halfway(model, where):
 
 
 def abstract_copy(model: ModelConfig, where: Layout) -> Any:
-  """Shapes, dtypes and shardings of what the sampler is given."""
+  """Shapes, dtypes and formats of what the sampler is given."""
   shapes = jax.eval_shape(
       lambda params: rounded(params, where), transformer.abstract_params(model))
   return jax.tree.map(
       lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes, _shardings(model, where))
+      shapes, _formats(model, where))
