@@ -12,6 +12,7 @@ import scipy.stats
 from policyopt.models import partitioning, scoring
 from policyopt.ops import bits
 from policyopt.ops.signals.entropy_scale import Heat, heated
+from policyopt.rollouts import draw as draw_lib
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
 from tests.compiling import AS_IN_A_RUN
@@ -166,6 +167,14 @@ def test_frequencies_match_the_distribution(sampler, config, params, prompts):
     statistic = ((seen - expected)[keep] ** 2 / expected[keep]).sum()
     assert keep.sum() > 3
     assert scipy.stats.chi2.sf(statistic, keep.sum() - 1) > 1e-4
+
+
+@pytest.mark.parametrize('row', [
+    [1., 3., 3., 2.], [-np.inf, -np.inf, -7., -np.inf], [-np.inf] * 4,
+    [np.nan] * 4, [2., 2., 2., 2.]])
+def test_the_first_of_the_largest_is_drawn(row):
+  row = jnp.array([row])
+  assert draw_lib._argmax(row).tolist() == jnp.argmax(row, axis=-1).tolist()
 
 
 def test_stops_and_limits_cut_the_same_text(config, params, prompts):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policyopt.models import matmul, scoring
+from policyopt.models import matmul, scoring, transformer, unrolled
+from policyopt.rollouts import draw
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.training.learner import Batching
 from policyopt.types import Prompts
@@ -151,6 +152,45 @@ def test_narrow_sampling_and_scoring_run():
   scored = score(params, drawn.tokens).log_probs
   gap = np.abs(np.where(drawn.mask, scored - drawn.log_probs, 0)).max()
   assert np.isfinite(gap) and gap < .1
+
+
+# --- what is computed or copied again and again -------------------------------
+
+
+def test_angles_are_computed_once():
+  """Not for every head of every layer, fused into whoever turns it."""
+  model = factory.MODEL
+  tokens = jnp.zeros((2, 8), jnp.int32)
+  text = compiled(
+      functools.partial(transformer.forward, model),
+      transformer.abstract_params(model), tokens, tokens).as_text()
+  assert text.count(' cosine(') == 1
+
+
+def test_the_token_drawn_is_not_found_by_one_slow_reduction():
+  """The largest and its place at once are compared element by element."""
+  sampler = SamplerConfig(max_tokens=4)
+  keys = jax.random.split(jax.random.key(0), 3)
+  text = compiled(functools.partial(draw.draw, sampler), jnp.zeros((3, 29)),
+                  keys, jnp.int32(0)).as_text()
+  assert ' reduce(' in text
+  assert not re.search(r'= \(f32\[[^=]* reduce\(', text)
+
+
+def test_one_narrow_token_is_written_without_the_others(monkeypatch):
+  """XLA widens a bfloat16 array to write to it, and narrows it again."""
+  monkeypatch.setattr(unrolled, '_LARGE', 0)
+  limit, params = 11, transformer.abstract_params(NARROW)
+  prompts = Prompts(jnp.ones((2, 8), jnp.int32), jnp.array([8, 5]))
+  text = compiled(
+      lambda params: sample(
+          NARROW, SamplerConfig(max_tokens=limit), params, prompts,
+          jax.random.key(0), samples=2, row_ids=jnp.arange(4)), params
+      ).as_text()
+  rows, width = 4 * NARROW.num_kv_heads, NARROW.head_dim
+  assert f'f32[{rows},{width},{limit}]' in text
+  shapes = f'{width},{limit}|{limit},{width}'
+  assert not re.search(rf'bf16\[{rows},({shapes})\]', text)
 
 
 # --- memory -------------------------------------------------------------------
