@@ -9,7 +9,8 @@ loop, bit for bit.
 
 The gradient through such a loop stacks what each layer leaves for the backward
 pass: arrays that are zeroed, written slice by slice and read slice by slice. An
-update takes three quarters of the time without them, and longer to compile.
+update takes 0.9 of the time without them, 0.75 in bfloat16, and longer to
+compile.
 
 One wide product in place of those that read the same activations was no faster,
 and in float32 XLA rounds some of them otherwise. So it does where fewer slots
