@@ -159,10 +159,12 @@ def _decode(run: Run) -> Program:
   """The second part, whose cache is given and taken back."""
   parts, mesh = run.parts, run.parts.serving.mesh
   params, held = _served(run)
-  hidden, cache = jax.eval_shape(
-      lambda params, prompts: sampling.prefill(
-          _drawn(run), params, prompts, run.samples,
-          parts.sampler.max_tokens), params, shapes.abstract_prompts(run))
+  # In the mesh: the form of the cache is that of its platform.
+  with jax.set_mesh(mesh):
+    hidden, cache = jax.eval_shape(
+        lambda params, prompts: sampling.prefill(
+            _drawn(run), params, prompts, run.samples,
+            parts.sampler.max_tokens), params, shapes.abstract_prompts(run))
   in_rows = lambda tree: shapes.in_rows(tree, mesh)
   cache = shapes.placed(cache, jax.tree.map(
       lambda x: shapes.cache_sharding(mesh, x.shape), cache))
