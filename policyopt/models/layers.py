@@ -28,6 +28,8 @@ AnyCache = cache_lib.Cache | cache_lib.LayerCache | cache_groups.GroupCache
 
 # Names of what the remat policies 'names' and 'offload' keep.
 SAVED_NAMES = ('attention_out', 'mlp_out')
+# Projections of what attention reads; together 'qkv' in `unrolled.weights`.
+HEADS = ('query', 'key', 'value')
 
 
 class Places(NamedTuple):
@@ -133,15 +135,14 @@ def static_windowed(config: ModelConfig) -> bool | None:
 def _attention(config, params, x, cache, index, windowed, where):
   """Projections, rotary positions, the cache, attention, projection back."""
 
-  def project(name):
-    y = linear(config, params, name, x)
+  def finish(name, y):
     if config.qkv_bias:
       y = y + params[f'{name}_bias'].astype(x.dtype)[None, None]
     if config.qk_norm and name != 'value':
       y = _head_norm(config, params[f'{name}_norm'], y)
     return y
 
-  query, key, value = project('query'), project('key'), project('value')
+  query, key, value = map(finish, HEADS, _heads(config, params, x))
   cos, sin = _angles(where, windowed)
   query = attention.rotate(query, cos, sin)
   key = attention.rotate(key, cos, sin)
@@ -164,6 +165,14 @@ def _attention(config, params, x, cache, index, windowed, where):
         query, cache, index, where.slot, **kw, windowed=windowed,
         window=config.window, implementation=config.decode_attention)
   return linear(config, params, 'out', out), cache
+
+
+def _heads(config, params, x):
+  """The projections to queries, keys and values."""
+  if 'qkv' not in params:
+    return [linear(config, params, name, x) for name in HEADS]
+  ends = config.num_heads, config.num_heads + config.num_kv_heads
+  return jnp.split(product(x, params['qkv'], 1), ends, axis=2)
 
 
 def _angles(where, windowed):

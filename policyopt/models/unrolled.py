@@ -12,9 +12,8 @@ pass: arrays that are zeroed, written slice by slice and read slice by slice. An
 update takes 0.9 of the time without them, 0.75 in bfloat16, and longer to
 compile.
 
-One wide product in place of those that read the same activations was no faster,
-and in float32 XLA rounds some of them otherwise. So it does where fewer slots
-are read, which is why all of them are read here, whatever is filled.
+Where fewer slots are read XLA rounds float32 otherwise, which is why all of them
+are read here, whatever is filled.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from policyopt.models import (
     cache_groups,
     layers,
     parameters,
+    quantized,
     remat,
 )
 from policyopt.models import cache as cache_lib
@@ -63,12 +63,13 @@ def large(config: ModelConfig) -> bool:
       math.prod(shape) for shape, *_ in layer) >= _LARGE
 
 
-def weights(config: ModelConfig, params: Any) -> Any:
+def weights(config: ModelConfig, params: Any, rows: int) -> Any:
   """Parameters in the form that one token is decoded fastest with.
 
   Args:
     config: of the model.
     params: of the model.
+    rows: that are decoded at a time.
 
   Returns:
     Parameters for `transformer.forward` with a cache of the same form.
@@ -78,7 +79,26 @@ def weights(config: ModelConfig, params: Any) -> Any:
   params = parameters.cast(params, config.dtype)
   parts = [jax.tree.map(operator.itemgetter(index), params['layers'])
            for index in range(config.num_layers)]
+  if large(config) and _alone(config, parts[0]['query'], rows):
+    parts = [_joined(part) for part in parts]
   return {**params, 'layers': parts}
+
+
+def _alone(config, query, rows):
+  """Whether one core would do each of the products that give what is attended.
+
+  XLA's CPU backend shares none of up to 2²² multiplications in float32.
+  """
+  plain = not config.lora_rank and not quantized.is_quantized(query)
+  return (plain and query.dtype == jnp.float32
+          and rows * query.size <= 2 ** 22)
+
+
+def _joined(params):
+  """Parameters of a layer with one product in place of three."""
+  apart = [params[name] for name in layers.HEADS]
+  rest = {name: x for name, x in params.items() if name not in layers.HEADS}
+  return {**rest, 'qkv': jnp.concatenate(apart, axis=1)}
 
 
 def by_layer(config: ModelConfig, cache: cache_lib.Cache

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from policyopt.ops import bits
 from policyopt.ops.signals.entropy_scale import Heat, heated
 from policyopt.rollouts import filters
+from policyopt.rollouts.noise import gumbel
 from policyopt.types import Array
 
 
@@ -162,9 +163,7 @@ def draw(sampler: SamplerConfig, logits: Array, keys: Array,
       scaled = plain / heated(_entropy(plain), heat)[:, None]
     kept = filters.keep(scaled, top_k=sampler.top_k, top_p=sampler.top_p,
                         min_p=sampler.min_p)
-    noise = jax.vmap(lambda key, step: jax.random.gumbel(
-        jax.random.fold_in(key, step), logits.shape[-1:], logits.dtype))(
-            keys, jnp.broadcast_to(step, keys.shape))
+    noise = gumbel(keys, step, logits.shape[-1], logits.dtype)
     token = _argmax(_fill(scaled, kept, -jnp.inf) + noise)
   token = token.astype(jnp.int32)
   shifted, total = _shifted(_fill(scaled, kept, -jnp.inf))

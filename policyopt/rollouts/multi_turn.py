@@ -127,7 +127,7 @@ def _converse(config, sampler, params, turns, hidden, cache, keys, starts,
               limits, talk, heat) -> Loop:
   """The loop: draw or be told, let the task hear it, read it."""
   limit, rows = sampler.max_tokens, starts.shape[0]
-  params = unrolled.weights(config, params)
+  params = unrolled.weights(config, params, rows)
 
   def one(step, hidden, talk, done):
     logits = transformer.logits(config, params, hidden)

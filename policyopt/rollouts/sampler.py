@@ -237,7 +237,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
     The last carry, which holds what was drawn and the cache.
   """
   limit = sampler.max_tokens
-  params = unrolled.weights(config, params)
+  params = unrolled.weights(config, params, starts.shape[0])
 
   def advance(step, hidden, cache, done, record):
     logits = transformer.logits(config, params, hidden)

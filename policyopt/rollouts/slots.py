@@ -112,7 +112,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
   # As data: they lie with their rows, wherever those are moved.
   impl, keys = jax.random.key_impl(keys), jax.random.key_data(keys)
   draw_next = functools.partial(_draw, config, sampler, params, heat, impl)
-  fast = unrolled.weights(config, params)
+  fast = unrolled.weights(config, params, sampler.slots)
 
   def cut(x):
     # Each chunk has prompts of every shard.

@@ -12,6 +12,7 @@ from policyopt.models import cache as cache_lib
 from policyopt.models import (
     cache_groups,
     partitioning,
+    quantized,
     scoring,
     transformer,
     unrolled,
@@ -65,7 +66,7 @@ def rows(cache, steps=4):
 
 def forms(config, steps=4):
   """The cache of the scan, of layers, and of groups; as `decoded` wants it."""
-  own = functools.partial(unrolled.weights, config)
+  own = functools.partial(unrolled.weights, config, rows=3 * SAMPLES)
   return (
       lambda params, cache: (params, rows(cache, steps)),
       lambda params, cache: (
@@ -85,12 +86,39 @@ def test_decoding_gives_the_numbers_of_the_scan(name):
 
 def test_weights_are_cast_before_the_first_token():
   config = FAMILIES['llama3'].replace(dtype='bfloat16')
-  own = unrolled.weights(config, reference.params(config))
+  own = unrolled.weights(config, reference.params(config), 6)
   assert own['layers'][1]['gate'].dtype == jnp.bfloat16
   scanned, *others = (np.float32(decoded(config, form))
                       for form in forms(config))
   for other in others:
     assert np.abs(other - scanned).max() < .05 * np.abs(scanned).mean()
+
+
+@pytest.mark.parametrize('name', ['llama3', 'qwen3', 'gemma3', 'olmoe'])
+def test_heads_of_few_rows_come_out_of_one_product(name, written_out):
+  del written_out
+  config = FAMILIES[name]
+  params = reference.params(config)
+  own = unrolled.weights(config, params, rows=6)['layers'][0]
+  assert 'query' not in own and own['qkv'].shape == (
+      config.width, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
+  scanned, *others = (decoded(config, form) for form in forms(config))
+  for other in others:
+    np.testing.assert_allclose(other, scanned, atol=1e-5)
+
+
+@pytest.mark.parametrize('change', [
+    dict(dtype='bfloat16'), dict(rows=2 ** 20), dict(bits='int8'),
+    dict(lora_rank=2)])
+def test_heads_stay_apart_where_cores_share_them_anyway(change, written_out):
+  del written_out
+  change = dict(change)
+  rows, bits = change.pop('rows', 6), change.pop('bits', None)
+  config = FAMILIES['llama3'].replace(**change)
+  params = reference.params(config)
+  if bits:
+    params = quantized.quantize_params(params, bits)
+  assert 'query' in unrolled.weights(config, params, rows)['layers'][0]
 
 
 def test_a_narrow_cache_of_groups_holds_no_nan():
@@ -112,7 +140,7 @@ def test_other_platforms_keep_one_array(monkeypatch, written_out):
     assert not unrolled.large(config.replace(**other))
   params = reference.params(config)
   monkeypatch.setattr(unrolled.attention_kernels, 'platform', lambda: 'tpu')
-  assert unrolled.weights(config, params) is params
+  assert unrolled.weights(config, params, 6) is params
 
 
 def test_small_models_are_not_written_out():
@@ -160,7 +188,7 @@ def test_a_loop_updates_the_cache_in_place(form):
 
   @functools.partial(jax.jit, donate_argnums=1)
   def run(params, cache):
-    params = unrolled.weights(config, params)
+    params = unrolled.weights(config, params, 4)
 
     def body(step, carry):
       token, cache = carry

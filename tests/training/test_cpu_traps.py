@@ -177,6 +177,15 @@ def test_the_token_drawn_is_not_found_by_one_slow_reduction():
   assert not re.search(r'= \(f32\[[^=]* reduce\(', text)
 
 
+def test_noise_is_not_made_by_a_loop_over_copies():
+  """JAX's own threefry is one, which copies all of its numbers five times."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  text = compiled(functools.partial(draw.draw, SamplerConfig()),
+                  jnp.zeros((3, 29)), keys, jnp.int32(0)).as_text()
+  loops = re.findall(r'= \((.*)\) while\(', text)
+  assert not any('u32[3,29]' in carried for carried in loops)
+
+
 def test_one_narrow_token_is_written_without_the_others(monkeypatch):
   """XLA widens a bfloat16 array to write to it, and narrows it again."""
   monkeypatch.setattr(unrolled, '_LARGE', 0)
