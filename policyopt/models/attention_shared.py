@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from policyopt.models import attention, cache_groups, pieces
+from policyopt.models import attention, cache_layers, pieces
 from policyopt.models import attention_kernels as kernels
 
 Array = jax.Array
@@ -100,7 +100,7 @@ def causal(query: Array, key: Array, value: Array, shared: SharedPrompts, *,
       axis=1)
 
 
-def decode(query: Array, cache: cache_groups.GroupCache, layer: int,
+def decode(query: Array, cache: cache_layers.LayerCache, layer: int,
            slot: Array, *, windowed: bool, window: int | None = None,
            scale: float | None = None, softcap: float | None = None) -> Array:
   """`attention.decode` of one token in each row.
@@ -119,17 +119,25 @@ def decode(query: Array, cache: cache_groups.GroupCache, layer: int,
     [N·G, 1, H, DH] in the dtype of `query`.
   """
   scale = query.shape[-1] ** -0.5 if scale is None else scale
-  step = cache_groups.own_slot(cache, slot)
-  keys = cache.prompt_keys[layer], cache.keys[layer]
-  values = cache.prompt_values[layer], cache.values[layer]
-  length, (width, own) = cache.length, (x.shape[-2] for x in values)
-  place, near = jnp.arange(width)[None], step - jnp.arange(own)[None]
-  real, before = place < length[:, None], near >= 0
-  if window is not None and windowed:
-    real &= length[:, None] + step - place < window
-    before &= near < window
-  return _attend(query, keys, values, (real[:, None], before[None]), scale,
-                 softcap, own_keys='bdm')
+  window = window if windowed else None
+  last = cache_layers.own_slot(cache, slot).reshape(-1, 1)
+  sets = [_seen(cache.keys[layer], cache.values[layer], last, window)]
+  if (prompts := cache.prompts) is not None:
+    ends = prompts.length[:, None]
+    keys = prompts.keys[layer].swapaxes(2, 3)
+    keys, values, mask = _seen(
+        keys, prompts.values[layer], ends + last, window)
+    real = jnp.arange(mask.shape[-1])[None] < ends
+    sets.insert(0, (keys, values, mask & real[:, None]))
+  rows = len(query) if prompts is None else len(prompts.length)
+  return _attend(query, sets, (rows, cache.heads), scale, softcap)
+
+
+def _seen(keys, values, last, window):
+  """With the mask, bool[N or 1, 1, T], of queries at the places `last`."""
+  far = last - jnp.arange(values.shape[-2])[None]
+  mask = far >= 0 if window is None else (far >= 0) & (far < window)
+  return keys, values, mask[:, None]
 
 
 def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
@@ -154,7 +162,8 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
       if windowed is not None and windowed is not True:
         inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
       before, own = before & inside[0][None], own & inside[1][None]
-    return _attend(query, keys, values, (before, own), scale, softcap)
+    sets = zip((x.swapaxes(-1, -2) for x in keys), values, (before, own))
+    return _attend(query, list(sets), (rows, keys[0].shape[1]), scale, softcap)
 
   size = attention._BLOCK
   if length <= 2 * size:
@@ -168,54 +177,50 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
   return pieces.join(out, length)
 
 
-def _attend(query, keys, values, masks, scale, softcap, own_keys='bmd'):
-  """One softmax over two sets of keys: the prompt's and a response's own.
+def _attend(query, sets, size, scale, softcap):
+  """One softmax over sets of keys, such as a prompt's and a response's own.
 
   Args:
     query: [N·G, S, H, DH].
-    keys: [N, KV, P, DH] and [N·KV·G, M, DH].
-    values: as the keys.
-    masks: bool[N, 1 or S, P] and bool[1, S, M], True where s may see a key.
+    sets: (keys, values, mask) each: of the prompts [N, KV, DH, P], [N, KV, P,
+      DH] and bool[N, 1 or S, P]; of the responses [N·KV·G, DH, M], [N·KV·G, M,
+      DH] and bool[N or 1, S, M]. A mask says where s may see a key.
+    size: (N, KV).
     scale: of the scores.
     softcap: of the scores, or None.
-    own_keys: dimensions of the second keys.
 
   Returns:
     [N·G, S, H, DH].
   """
-  batch, length, heads, dim = query.shape
-  rows, kv_heads = keys[0].shape[:2]
+  (batch, length, heads, dim), (rows, kv_heads) = query.shape, size
   samples, group = batch // rows, heads // kv_heads
   dtype, wide = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
   # As [N, KV, G, R, S, DH] the queries are the rows of one plain product with
   # the prompt's keys, and of one for each response with its own.
   query = query.reshape(rows, samples, length, kv_heads, group, dim)
   query = query.transpose(0, 3, 1, 4, 2, 5)
+  shape = (*query.shape[:-1], -1)
 
-  def product(spec, x, y):
+  def product(x, y):
     x = x.astype(dtype).reshape(*y.shape[:-2], -1, x.shape[-1])
     # What has been rounded already may be held in a wider dtype.
     x, y = (z.astype(wide if y.dtype == wide else dtype) for z in (x, y))
-    return jnp.einsum(spec, x, y, preferred_element_type=wide)
+    return jnp.matmul(x, y, preferred_element_type=wide).reshape(shape)
 
-  scores = [product('nkqd,nkpd->nkqp', query, keys[0]),
-            product(f'bqd,{own_keys}->bqm', query, keys[1])]
-  shape = (rows, kv_heads, samples, group, length, -1)
-  masks = (masks[0][:, None, None, None], masks[1][:, None, None, None])
-
-  def masked(scores, mask):
-    scores = scores.reshape(shape) * scale
+  def masked(keys, mask):
+    scores = product(query, keys) * scale
     if softcap is not None:
       scores = softcap * jnp.tanh(scores / softcap)
-    return jnp.where(mask, scores, attention._MASKED)
+    return jnp.where(mask[:, None, None, None], scores, attention._MASKED)
 
-  scores = [masked(*x) for x in zip(scores, masks)]
+  scores = [masked(keys, mask) for keys, _, mask in sets]
   top = functools.reduce(jnp.maximum, (
       jnp.max(x, axis=-1, keepdims=True) for x in scores))
   top = jax.lax.stop_gradient(top)
   probs = [jnp.exp(x - top) for x in scores]
   total = sum(jnp.sum(x, axis=-1, keepdims=True) for x in probs)
-  out = product('nkqp,nkpd->nkqd', probs[0], values[0]).reshape(shape)
-  out = out + product('bqm,bmd->bqd', probs[1], values[1]).reshape(shape)
+  if len(sets) == 1:  # As `attention.attend` rounds it.
+    probs, total = [probs[0] / total], 1
+  out = sum(product(x, values) for x, (_, values, _) in zip(probs, sets))
   out = (out / total).astype(dtype)
   return out.transpose(0, 2, 4, 1, 3, 5).reshape(batch, length, heads, dim)

@@ -3,7 +3,7 @@
 The layout [L, T, B, KV, DH] puts time before rows: as the carry of the scan
 over layers, and donated, it is updated in place on TPU without a layout copy.
 Where a kernel reads it, XLA puts rows before time in memory, and that, too, is
-updated in place. On one CPU each layer has arrays of its own: `LayerCache`.
+updated in place. One CPU reads another form of it: see `cache_layers`.
 """
 
 from __future__ import annotations
@@ -43,29 +43,6 @@ class Cache:
   def rows(self) -> int:
     """Number of rows B."""
     return self.keys.shape[2]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LayerCache:
-  """The same as one array [B, KV, T, DH] for each layer.
-
-  So the matrix products of one token in each row read it as it lies: XLA's CPU
-  backend copies neither a layer out of the others nor heads before slots.
-  """
-  keys: tuple[Array, ...]
-  values: tuple[Array, ...]
-
-  @property
-  def slots(self) -> int:
-    """Number of slots T."""
-    return self.keys[0].shape[2]
-
-
-def by_layer(cache: Cache) -> LayerCache:
-  """A cache in its other form."""
-  return LayerCache(*(tuple(jnp.moveaxis(x, (2, 3), (1, 2)))
-                      for x in (cache.keys, cache.values)))
 
 
 def init_cache(config: config_lib.ModelConfig, batch: int, slots: int,
@@ -118,48 +95,41 @@ def take(cache: Cache, rows: Array) -> Cache:
       lambda x: jnp.take(x, rows, axis=2, mode='clip'), cache))
 
 
-def copy_row(cache: Cache | LayerCache, row: Array,
-             source: Cache | LayerCache, origin: Array) -> Cache | LayerCache:
+def copy_row(cache: Cache, row: Array, source: Cache, origin: Array) -> Cache:
   """Gives a row the first slots of a row of another cache.
 
   Args:
     cache: of T slots.
     row: i32[], that is written.
-    source: of T or fewer slots, in the same form.
+    source: of T or fewer slots.
     origin: i32[], row of `source` that is read.
 
   Returns:
     The cache; slots that `source` lacks keep what they held.
   """
-  axis = 0 if isinstance(cache, LayerCache) else 2
-
   def copy(to, whence):
-    part = jax.lax.dynamic_slice_in_dim(whence, origin, 1, axis)
+    part = jax.lax.dynamic_slice_in_dim(whence, origin, 1, axis=2)
     start = [jnp.zeros((), jnp.int32)] * to.ndim
-    start[axis] = row
+    start[2] = row
     return jax.lax.dynamic_update_slice(to, part, start)
 
   return jax.tree.map(copy, cache, source)
 
 
-def write(cache: Cache | LayerCache, key: Array, value: Array,
-          layer: Array | int, slot: Array) -> Cache | LayerCache:
+def write(cache: Cache, key: Array, value: Array, layer: Array,
+          slot: Array) -> Cache:
   """Writes the keys and values of new tokens of one layer.
 
   Args:
     cache: of all layers.
     key: [B, S, KV, DH], for slots slot … slot + S − 1.
     value: [B, S, KV, DH].
-    layer: i32 scalar; an int for a `LayerCache`.
-    slot: i32 scalar, or i32[B] when each row has a place of its own; i32[B]
-      and S = 1 for a `LayerCache`.
+    layer: i32 scalar.
+    slot: i32 scalar, or i32[B] when each row has a place of its own.
 
   Returns:
     The cache.
   """
-  if isinstance(cache, LayerCache):
-    return LayerCache(_put(cache.keys, key, layer, slot),
-                      _put(cache.values, value, layer, slot))
   put = lambda buffer, new: update_layer(buffer, new, layer, slot)
   if cache.key_scales is None:
     return Cache(put(cache.keys, key), put(cache.values, value))
@@ -169,29 +139,24 @@ def write(cache: Cache | LayerCache, key: Array, value: Array,
                put(cache.value_scales, value.scale[..., 0]))
 
 
-def read(cache: Cache | LayerCache, layer: Array | int
-         ) -> tuple[Array, Array]:
+def read(cache: Cache, layer: Array) -> tuple[Array, Array]:
   """One layer's keys and values, each [B, T, KV, DH].
 
   Args:
     cache: of all layers.
-    layer: i32 scalar; an int for a `LayerCache`.
+    layer: i32 scalar.
   """
-  if isinstance(cache, LayerCache):
-    return (jnp.swapaxes(cache.keys[layer], 1, 2),
-            jnp.swapaxes(cache.values[layer], 1, 2))
   return read_layer(cache.keys, layer), read_layer(cache.values, layer)
 
 
-def read_scales(cache: Cache | LayerCache, layer: Array | int
-                ) -> dict[str, Array]:
+def read_scales(cache: Cache, layer: Array) -> dict[str, Array]:
   """What `attention.attend` multiplies by: f32[B, T, KV] each, or nothing.
 
   Args:
     cache: of all layers.
     layer: i32 scalar.
   """
-  if isinstance(cache, LayerCache) or cache.key_scales is None:
+  if cache.key_scales is None:
     return {}
   return dict(key_scale=read_layer(cache.key_scales, layer),
               value_scale=read_layer(cache.value_scales, layer))
@@ -229,16 +194,6 @@ def read_layer(buffer: Array, layer: Array) -> Array:
   """
   whole = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
   return jnp.swapaxes(whole, 0, 1)
-
-
-def _put(buffers, new, layer, slot):
-  """Writes one token in each row of the array of one layer."""
-  buffer = buffers[layer]
-  rows, heads = jnp.arange(new.shape[0]), jnp.arange(new.shape[2])
-  buffer = buffer.at[rows[:, None], heads[None], slot[:, None]].set(
-      stored(new[:, 0], buffer.dtype), unique_indices=True,
-      mode='promise_in_bounds')
-  return (*buffers[:layer], buffer, *buffers[layer + 1:])
 
 
 def stored(new: Array, dtype: Any) -> Array:

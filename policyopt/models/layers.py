@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from policyopt.models import (
     attention,
     attention_shared,
-    cache_groups,
+    cache_layers,
     moe,
     partitioning,
     quantized,
@@ -24,7 +24,7 @@ from policyopt.models.matmul import product
 
 Array = jax.Array
 Params = Any
-AnyCache = cache_lib.Cache | cache_lib.LayerCache | cache_groups.GroupCache
+AnyCache = cache_lib.Cache | cache_layers.LayerCache
 
 # Names of what the remat policies 'names' and 'offload' keep.
 SAVED_NAMES = ('attention_out', 'mlp_out')
@@ -154,8 +154,8 @@ def _attention(config, params, x, cache, index, windowed, where):
   elif cache is None:
     out = attention.causal(
         query, key, value, segments=where.segments, **rows)
-  elif isinstance(cache, cache_groups.GroupCache):
-    cache = cache_groups.write(cache, key, value, index, where.slot)
+  elif isinstance(cache, cache_layers.LayerCache):
+    cache = cache_layers.write(cache, key, value, index, where.slot)
     out = attention_shared.decode(
         query, cache, index, where.slot, **kw, windowed=windowed,
         window=config.window)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from policyopt.models import (
     attention_kernels,
-    cache_groups,
+    cache_layers,
     layers,
     parameters,
     quantized,
@@ -102,9 +102,9 @@ def _joined(params):
 
 
 def by_layer(config: ModelConfig, cache: cache_lib.Cache
-             ) -> cache_lib.Cache | cache_lib.LayerCache:
+             ) -> layers.AnyCache:
   """The cache in the form of `weights`, rows apart."""
-  return cache_lib.by_layer(cache) if possible(config) else cache
+  return cache_layers.by_layer(cache) if possible(config) else cache
 
 
 def split(config: ModelConfig, params: Any) -> Any:
@@ -122,8 +122,8 @@ def split(config: ModelConfig, params: Any) -> Any:
 
 
 def forward(config: ModelConfig, params: Any, tokens: Array,
-            cache: cache_lib.LayerCache | cache_groups.GroupCache | None,
-            where: layers.Places) -> tuple[Array, Any]:
+            cache: cache_layers.LayerCache | None, where: layers.Places
+            ) -> tuple[Array, Any]:
   """`transformer.forward` with a list of layers, with or without a cache."""
   x = layers.embed(config, params['embedding'], tokens)
   windowed = layers.static_windowed(config)

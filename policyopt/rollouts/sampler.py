@@ -8,7 +8,7 @@ on how the batch is spread over devices.
 In the cache the token at position p of a row sits in slot p, as in scoring:
 sums over the same slots in the same order are rounded alike, which is why the
 sampler and the learner agree on log-probabilities. Rows of one prompt may share
-its slots (`models.cache_groups`); they then agree to float32's rounding.
+its slots (`models.cache_layers`); they then agree to float32's rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from policyopt.envs.turns import Spoken
 from policyopt.models import cache as kv_cache
-from policyopt.models import cache_groups, transformer, unrolled
+from policyopt.models import cache_layers, transformer, unrolled
 from policyopt.models.config import ModelConfig
 from policyopt.models.layers import AnyCache
 from policyopt.models.partitioning import constrain
@@ -211,7 +211,7 @@ def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
   hidden, cache = reading.read(config, params, prompts, limit)
   hidden = jnp.repeat(hidden, samples, axis=0)
   if unrolled.large(config):
-    return hidden, cache_groups.share(cache, prompts.length, samples, limit)
+    return hidden, cache_layers.share(cache, prompts.length, samples, limit)
   spare = width + limit - cache.slots
   cache = kv_cache.extend(kv_cache.repeat(cache, samples), spare)
   return hidden, unrolled.by_layer(config, cache)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from policyopt.models import cache as kv_cache
-from policyopt.models import partitioning, transformer, unrolled
+from policyopt.models import cache_layers, partitioning, transformer, unrolled
 from policyopt.models.config import ModelConfig
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw, ends
@@ -247,7 +247,7 @@ def _refill(seats, pool, queue, when, *, samples) -> Seats:
                      waiting),
         seats.next + 1, put(seats.slot, slot, place),
         put(seats.since, step, place),
-        kv_cache.copy_row(seats.cache, slot, pool, row // samples))
+        cache_layers.copy_row(seats.cache, slot, pool, row // samples))
 
   return jax.lax.while_loop(go_on, body, seats)
 

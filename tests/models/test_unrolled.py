@@ -10,7 +10,7 @@ import pytest
 
 from policyopt.models import cache as cache_lib
 from policyopt.models import (
-    cache_groups,
+    cache_layers,
     partitioning,
     quantized,
     scoring,
@@ -72,7 +72,7 @@ def forms(config, steps=4):
       lambda params, cache: (
           own(params), unrolled.by_layer(config, rows(cache, steps))),
       lambda params, cache: (
-          own(params), cache_groups.share(cache, LENGTH, SAMPLES, steps)))
+          own(params), cache_layers.share(cache, LENGTH, SAMPLES, steps)))
 
 
 @pytest.mark.parametrize('name', [
@@ -202,7 +202,7 @@ def test_a_loop_updates_the_cache_in_place(form):
 
   empty = functools.partial(cache_lib.init_cache, config)
   cache = (unrolled.by_layer(config, empty(4, slots)) if form == 'layers'
-           else cache_groups.share(empty(2, 1), jnp.zeros(2, int), 2, slots))
+           else cache_layers.share(empty(2, 1), jnp.zeros(2, int), 2, slots))
   size = sum(x.nbytes for x in jax.tree.leaves(cache))
   memory = run.lower(params, cache).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= size

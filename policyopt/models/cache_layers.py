@@ -1,0 +1,159 @@
+"""The cache as one CPU reads and writes it: each layer apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from policyopt.models import cache as cache_lib
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Of N prompts that rows share: those of a prompt are neighbours.
+
+  Attributes:
+    length: i32[N], tokens of each, at most P.
+    keys: [N, KV, P, DH] of each layer.
+    values: [N, KV, P, DH] of each layer.
+  """
+  length: Array
+  keys: tuple[Array, ...]
+  values: tuple[Array, ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['keys', 'values', 'prompts'], meta_fields=['heads', 'dtype'])
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+  """Arrays of each layer, for B rows of T slots.
+
+  As the products of one token in each row read them: batch dimensions as one,
+  keys with features before slots, nothing that XLA's CPU backend would copy
+  into another order. And as one token is written in place: what a cache of
+  narrow numbers would hold is held rounded to them, but in float32.
+
+  With prompts all rows are equally far in their responses, whose tokens sit in
+  the slots from 0 on. Without them a prompt sits there itself, and each row has
+  a place of its own.
+
+  Attributes:
+    keys: [B·KV, DH, T] each.
+    values: [B·KV, T, DH] each.
+    prompts: that rows share, or None.
+    heads: KV.
+    dtype: of the numbers.
+  """
+  keys: tuple[Array, ...]
+  values: tuple[Array, ...]
+  prompts: Prompts | None
+  heads: int
+  dtype: jnp.dtype
+
+
+def by_layer(cache: cache_lib.Cache) -> LayerCache:
+  """A cache in this form."""
+  heads, dim = cache.keys.shape[3:]
+  wide = _wide(cache)
+  keys = cache.keys.transpose(0, 2, 3, 4, 1).astype(wide)
+  values = cache.values.transpose(0, 2, 3, 1, 4).astype(wide)
+  return LayerCache(tuple(keys.reshape(len(keys), -1, dim, cache.slots)),
+                    tuple(values.reshape(len(keys), -1, cache.slots, dim)),
+                    None, heads, cache.keys.dtype)
+
+
+def share(cache: cache_lib.Cache, length: Array, samples: int, slots: int
+          ) -> LayerCache:
+  """The prompts of a cache, with room for the responses of their rows.
+
+  Args:
+    cache: of N prompts, P slots; what lies behind a prompt is never read.
+    length: i32[N], tokens of each prompt.
+    samples: G, rows of each prompt.
+    slots: T of each row.
+
+  Returns:
+    A LayerCache of N·G rows.
+  """
+  layers, _, prompts, heads, dim = cache.keys.shape
+  keys, values = (tuple(jnp.moveaxis(x, (2, 3), (1, 2)))
+                  for x in (cache.keys, cache.values))
+  empty = lambda *shape: tuple(
+      jnp.zeros((prompts * heads * samples, *shape), _wide(cache))
+      for _ in range(layers))
+  return LayerCache(empty(dim, slots), empty(slots, dim),
+                    Prompts(length, keys, values), heads, cache.keys.dtype)
+
+
+def write(cache: LayerCache, key: Array, value: Array, layer: int,
+          slot: Array) -> LayerCache:
+  """Writes the keys and values of one token in each row of one layer.
+
+  Args:
+    cache: to write.
+    key: [B, 1, KV, DH].
+    value: [B, 1, KV, DH].
+    layer: of the model.
+    slot: i32[B], place of the tokens in their rows, prompts included.
+
+  Returns:
+    The cache.
+  """
+  place = own_slot(cache, slot)
+
+  def put(buffers, new, axis):
+    buffer = buffers[layer]
+    new = cache_lib.stored(_by_head(cache, new), cache.dtype)
+    new = new.astype(buffer.dtype)
+    if cache.prompts is not None:
+      buffer = jax.lax.dynamic_update_slice_in_dim(
+          buffer, jnp.expand_dims(new, axis), place, axis)
+    else:
+      at = [slice(None)] * 3
+      at[0], at[axis] = jnp.arange(len(new)), jnp.repeat(place, cache.heads)
+      buffer = buffer.at[tuple(at)].set(
+          new, unique_indices=True, mode='promise_in_bounds')
+    return (*buffers[:layer], buffer, *buffers[layer + 1:])
+
+  return dataclasses.replace(cache, keys=put(cache.keys, key, 2),
+                             values=put(cache.values, value, 1))
+
+
+def own_slot(cache: LayerCache, slot: Array) -> Array:
+  """Where `write` puts the tokens at `slot`: i32[B], or i32[] with prompts."""
+  return slot if cache.prompts is None else slot[0] - cache.prompts.length[0]
+
+
+def copy_row(cache: LayerCache | cache_lib.Cache, row: Array,
+             source: LayerCache | cache_lib.Cache, origin: Array
+             ) -> LayerCache | cache_lib.Cache:
+  """`cache.copy_row` of a cache in either form."""
+  if isinstance(cache, cache_lib.Cache):
+    return cache_lib.copy_row(cache, row, source, origin)
+  heads, zero = cache.heads, jnp.zeros((), jnp.int32)
+
+  def copy(to, whence):
+    part = jax.lax.dynamic_slice_in_dim(whence, origin * heads, heads)
+    return jax.lax.dynamic_update_slice(to, part, (row * heads, zero, zero))
+
+  return jax.tree.map(copy, cache, source)
+
+
+def _by_head(cache, x):
+  """[B, 1, KV, DH] -> [B·KV, DH], in the order of the cache's rows."""
+  if cache.prompts is not None:
+    # Heads before the rows of a prompt: each reads the same keys.
+    x = x.reshape(len(cache.prompts.length), -1, *x.shape[2:]).swapaxes(1, 2)
+  return x.reshape(-1, x.shape[-1])
+
+
+def _wide(cache):
+  return max(cache.keys.dtype, jnp.dtype(jnp.float32),
+             key=lambda dtype: dtype.itemsize)
