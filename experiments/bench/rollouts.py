@@ -7,8 +7,9 @@ A decoder of 4.56 million parameters with random weights draws 256 responses
 to 32 prompts. How long each is, is forced by `max_tokens`, so the same lengths
 are decoded three ways, one after another in one process: in slots that are
 refilled; all rows at once; and in batches of as many rows as there are slots,
-each of which lasts as long as its longest row. Ratios are medians over rounds
-of the time of the other divided by that of the slots.
+each of which lasts as long as its longest row. Every round draws lengths anew:
+how much there is to gain differs from draw to draw. Ratios are medians over
+rounds of the time of the other divided by that of the slots.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def lengths(rows: int, limit: int, seed: int = 0) -> dict[str, np.ndarray]:
   """
   rng = np.random.default_rng(seed)
   drawn = {
-      'lognormal': rng.lognormal(np.log(limit / 6.5), 0.9, rows),
+      'lognormal': rng.lognormal(np.log(limit / 7), 1.2, rows),
       'geometric': rng.geometric(5.8 / limit, rows),
       '85% short': np.where(
           rng.uniform(size=rows) < 0.85,
@@ -107,32 +108,51 @@ def make_sides(config: ModelConfig, params, prompts: Prompts, samples: int,
       part(run, plain, static), part(run, batches, static, size=slots))))
 
 
-def compare(sides, max_tokens: np.ndarray, rounds: int, slots: int) -> dict:
-  """One row of the table: all sides on the same lengths, in turns."""
-  max_tokens = jnp.asarray(max_tokens)
-  out, times = {}, {name: [] for name in sides}
-  for _ in range(rounds):
-    for name, side in sides.items():
-      start = time.perf_counter()
-      out[name] = jax.block_until_ready(side(max_tokens))
-      times[name].append(1e3 * (time.perf_counter() - start))
+def compare(sides, drawn: list[np.ndarray], slots: int) -> dict:
+  """One row of the table: all sides on the same lengths, in turns.
+
+  Args:
+    sides: from `make_sides`.
+    drawn: lengths i32[B] of each round.
+    slots: of the first side.
+
+  Returns:
+    Medians over rounds, and the ratios of each.
+  """
+  rounds = [_round(sides, jnp.asarray(lengths), slots) for lengths in drawn]
+  middle = lambda read: statistics.median(map(read, rounds))
+  row = dict(
+      tokens=middle(lambda x: x['tokens']),
+      slot_use=middle(lambda x: x['slot_use']),
+      **{what: {name: middle(lambda x, name=name: x[what][name])
+                for name in sides} for what in ('steps', 'ms')})
+  for name in SIDES[1:]:
+    pairs = [x['ms'][name] / x['ms']['slots'] for x in rounds]
+    row[name] = dict(
+        ratio=statistics.median(pairs), ratios=pairs,
+        same_tokens=all(x['same'][name] for x in rounds),
+        log_prob_gap=max(x['gap'][name] for x in rounds))
+  return row
+
+
+def _round(sides, max_tokens, slots):
+  """What one round of all sides took, and whether they drew the same."""
+  out, times = {}, {}
+  for name, side in sides.items():
+    start = time.perf_counter()
+    out[name] = jax.block_until_ready(side(max_tokens))
+    times[name] = 1e3 * (time.perf_counter() - start)
   ours, tokens = out['slots'], int(max_tokens.sum())
   # First tokens are drawn from what was read, and in no slot.
   decoded, drawn = tokens - len(max_tokens), int(ours.steps) - 1
-  row = dict(
+  return dict(
       tokens=tokens, slot_use=decoded / (slots * max(drawn, 1)),
-      steps={name: int(x.steps) for name, x in out.items()},
-      ms={name: statistics.median(x) for name, x in times.items()})
-  for name in SIDES[1:]:
-    other = out[name]
-    pairs = [b / a for a, b in zip(times['slots'], times[name])]
-    row[name] = dict(
-        ratio=statistics.median(pairs), ratios=pairs,
-        best=min(times[name]) / min(times['slots']),
-        same_tokens=bool(jnp.array_equal(ours.tokens, other.tokens)
-                         and jnp.array_equal(ours.length, other.length)),
-        log_prob_gap=float(jnp.abs(ours.log_probs - other.log_probs).max()))
-  return row
+      steps={name: int(x.steps) for name, x in out.items()}, ms=times,
+      same={name: bool(jnp.array_equal(ours.tokens, x.tokens)
+                       and jnp.array_equal(ours.length, x.length))
+            for name, x in out.items()},
+      gap={name: float(jnp.abs(ours.log_probs - x.log_probs).max())
+           for name, x in out.items()})
 
 
 def run(config: ModelConfig = MODEL, prompts: int = 32, samples: int = 8,
@@ -171,8 +191,9 @@ def run(config: ModelConfig = MODEL, prompts: int = 32, samples: int = 8,
     jax.block_until_ready(side(jnp.ones(prompts * samples, jnp.int32)))
   rows, load = {}, os.getloadavg()[0]
   show(_HEAD)
-  for name, max_tokens in lengths(prompts * samples, limit).items():
-    rows[name] = compare(sides, max_tokens, rounds, slots)
+  drawn = [lengths(prompts * samples, limit, seed) for seed in range(rounds)]
+  for name in drawn[0]:
+    rows[name] = compare(sides, [each[name] for each in drawn], slots)
     show(_line(name, rows[name]))
   return dict(
       machine=machine(None), load=[load, os.getloadavg()[0]],
@@ -189,7 +210,7 @@ _HEAD = (f'{"lengths":12}{"tokens":>8}{"steps":>7}{"use":>6}{"slots ms":>10}'
 def _line(name, row):
   ms, once, batches = row['ms'], row['at once'], row['batches']
   same = once['same_tokens'] and batches['same_tokens']
-  return (f'{name:12}{row["tokens"]:>8}{row["steps"]["slots"]:>7}'
+  return (f'{name:12}{row["tokens"]:>8.0f}{row["steps"]["slots"]:>7.0f}'
           f'{row["slot_use"]:>6.2f}{ms["slots"]:>10.0f}{ms["at once"]:>12.0f}'
           f'{once["ratio"]:>7.2f}{ms["batches"]:>12.0f}'
           f'{batches["ratio"]:>7.2f}  {"same" if same else "DIFFER"}')
@@ -221,7 +242,7 @@ def markdown(result: dict) -> str:
     same = all(side['same_tokens'] for side in sides)
     lines.append('| ' + ' | '.join([
         name, f'{row["tokens"] / count:.0f}', f'{row["slot_use"]:.2f}',
-        ' / '.join(str(row['steps'][side]) for side in SIDES),
+        ' / '.join(f"{row['steps'][side]:.0f}" for side in SIDES),
         ' / '.join(report.number(row['ms'][side]) for side in SIDES),
         *(f'{side["ratio"]:.2f} ({min(side["ratios"]):.2f} to '
           f'{max(side["ratios"]):.2f})' for side in sides),

@@ -18,6 +18,7 @@ are read here, whatever is filled.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from typing import Any
@@ -127,16 +128,23 @@ def forward(config: ModelConfig, params: Any, tokens: Array,
   """`transformer.forward` with a list of layers, with or without a cache."""
   x = layers.embed(config, params['embedding'], tokens)
   windowed = layers.static_windowed(config)
-
-  def layer(index, part, x, cache):
-    each = config.windowed_layers[index] if windowed is None else windowed
-    return layers.layer(config, part, x, cache, index, each, where)[:2]
-
-  # Sampling is never differentiated, so nothing is recomputed with a cache.
-  if cache is None and config.remat != 'none':
-    layer = jax.checkpoint(
-        layer, policy=remat.policy(config.remat), static_argnums=0)
   for index, part in enumerate(params['layers']):
-    x, cache = layer(index, part, x, cache)
+    each = config.windowed_layers[index] if windowed is None else windowed
+    if cache is None:
+      x = _layer(config, part, x, each, where)
+    else:
+      x, cache, _ = layers.layer(config, part, x, cache, index, each, where)
   return layers.rms_norm(x, params['final_norm'], config.norm_eps,
                          config.norm_offset), cache
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'windowed'))
+def _layer(config, params, x, windowed, where):
+  """A layer without a cache; traced, and differentiated, once for all."""
+
+  def layer(params, x):
+    return layers.layer(config, params, x, None, 0, windowed, where)[0]
+
+  if config.remat != 'none':
+    layer = jax.checkpoint(layer, policy=remat.policy(config.remat))
+  return layer(params, x)

@@ -207,3 +207,15 @@ def test_a_loop_updates_the_cache_in_place(form):
   memory = run.lower(params, cache).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= size
   assert memory.temp_size_in_bytes < .5 * size
+
+
+def test_layers_are_traced_once(written_out, monkeypatch):
+  del written_out
+  config = FAMILIES['llama3'].replace(max_length=77)  # Traced by no one yet.
+  params, traced, layer = reference.params(config), [], unrolled.layers.layer
+  monkeypatch.setattr(unrolled.layers, 'layer', lambda *args: (
+      traced.append(1), layer(*args))[1])
+  tokens = jnp.zeros((2, 4), jnp.int32)
+  jax.make_jaxpr(jax.grad(lambda params: transformer.forward(
+      config, params, tokens, tokens)[0].sum()))(params)
+  assert config.num_layers > 1 and len(traced) == 1
