@@ -124,7 +124,7 @@ def decode(query: Array, cache: cache_layers.LayerCache, layer: int,
   sets = [_seen(cache.keys[layer], cache.values[layer], last, window)]
   if (prompts := cache.prompts) is not None:
     ends = prompts.length[:, None]
-    keys = prompts.keys[layer].swapaxes(2, 3)
+    keys = prompts.keys[layer].swapaxes(2, 3)[:, :, None]
     keys, values, mask = _seen(
         keys, prompts.values[layer], ends + last, window)
     real = jnp.arange(mask.shape[-1])[None] < ends
@@ -162,7 +162,8 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
       if windowed is not None and windowed is not True:
         inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
       before, own = before & inside[0][None], own & inside[1][None]
-    sets = zip((x.swapaxes(-1, -2) for x in keys), values, (before, own))
+    tiles = (x.swapaxes(-1, -2)[..., None, :, :] for x in keys)
+    sets = zip(tiles, values, (before, own))
     return _attend(query, list(sets), (rows, keys[0].shape[1]), scale, softcap)
 
   size = attention._BLOCK
@@ -182,9 +183,9 @@ def _attend(query, sets, size, scale, softcap):
 
   Args:
     query: [N·G, S, H, DH].
-    sets: (keys, values, mask) each: of the prompts [N, KV, DH, P], [N, KV, P,
-      DH] and bool[N, 1 or S, P]; of the responses [N·KV·G, DH, M], [N·KV·G, M,
-      DH] and bool[N or 1, S, M]. A mask says where s may see a key.
+    sets: (keys, values, mask) each: of the prompts [N, KV, 1, DH, P], [N, KV,
+      P, DH] and bool[N, 1 or S, P]; of the responses [N·KV·G, M / W, DH, W],
+      [N·KV·G, M, DH] and bool[N or 1, S, M]. A mask says where s may see a key.
     size: (N, KV).
     scale: of the scores.
     softcap: of the scores, or None.
@@ -207,8 +208,15 @@ def _attend(query, sets, size, scale, softcap):
     x, y = (z.astype(wide if y.dtype == wide else dtype) for z in (x, y))
     return jnp.matmul(x, y, preferred_element_type=wide).reshape(shape)
 
+  def against(keys):
+    if keys.shape[-3] == 1:
+      return product(query, keys[..., 0, :, :])
+    # As a product XLA would first put all tiles side by side.
+    x = query.reshape(len(keys), -1, 1, dim, 1).astype(keys.dtype)
+    return jnp.sum(x * keys[:, None], axis=-2).reshape(shape)
+
   def masked(keys, mask):
-    scores = product(query, keys) * scale
+    scores = against(keys) * scale
     if softcap is not None:
       scores = softcap * jnp.tanh(scores / softcap)
     return jnp.where(mask[:, None, None, None], scores, attention._MASKED)

@@ -12,6 +12,9 @@ from policyopt.models import cache as cache_lib
 
 Array = jax.Array
 
+# Slots. XLA's CPU backend reads more of them at strides: half as fast.
+_TILE = 64
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +40,16 @@ class LayerCache:
 
   As the products of one token in each row read them: batch dimensions as one,
   keys with features before slots, nothing that XLA's CPU backend would copy
-  into another order. And as one token is written in place: what a cache of
-  narrow numbers would hold is held rounded to them, but in float32.
+  into another order; in tiles of a few slots, so that memory is read from front
+  to back. And as one token is written in place: what a cache of narrow numbers
+  would hold is held rounded to them, but in float32.
 
   With prompts all rows are equally far in their responses, whose tokens sit in
   the slots from 0 on. Without them a prompt sits there itself, and each row has
   a place of its own.
 
   Attributes:
-    keys: [B·KV, DH, T] each.
+    keys: [B·KV, T / W, DH, W] each, W slots in a tile.
     values: [B·KV, T, DH] each.
     prompts: that rows share, or None.
     heads: KV.
@@ -58,14 +62,31 @@ class LayerCache:
   dtype: jnp.dtype
 
 
-def by_layer(cache: cache_lib.Cache) -> LayerCache:
-  """A cache in this form."""
+def tile(slots: int) -> int:
+  """W for so many slots: one tile of few, or what fills the last one best."""
+  if slots <= _TILE:
+    return slots
+  return _TILE if slots % _TILE == 0 else _TILE // 2
+
+
+def by_layer(cache: cache_lib.Cache, width: int) -> LayerCache:
+  """A cache in this form.
+
+  Args:
+    cache: of any slots.
+    width: W; what is missing in the last tile is added.
+
+  Returns:
+    A LayerCache.
+  """
   heads, dim = cache.keys.shape[3:]
-  wide = _wide(cache)
-  keys = cache.keys.transpose(0, 2, 3, 4, 1).astype(wide)
+  cache = cache_lib.extend(cache, -cache.slots % width)
+  layers, wide = len(cache.keys), _wide(cache)
+  keys = cache.keys.transpose(0, 2, 3, 1, 4).astype(wide)
   values = cache.values.transpose(0, 2, 3, 1, 4).astype(wide)
-  return LayerCache(tuple(keys.reshape(len(keys), -1, dim, cache.slots)),
-                    tuple(values.reshape(len(keys), -1, cache.slots, dim)),
+  keys = keys.reshape(layers, -1, cache.slots // width, width, dim)
+  return LayerCache(tuple(keys.swapaxes(3, 4)),
+                    tuple(values.reshape(layers, -1, cache.slots, dim)),
                     None, heads, cache.keys.dtype)
 
 
@@ -88,7 +109,9 @@ def share(cache: cache_lib.Cache, length: Array, samples: int, slots: int
   empty = lambda *shape: tuple(
       jnp.zeros((prompts * heads * samples, *shape), _wide(cache))
       for _ in range(layers))
-  return LayerCache(empty(dim, slots), empty(slots, dim),
+  width = tile(slots)
+  count = -(-slots // width)
+  return LayerCache(empty(count, dim, width), empty(count * width, dim),
                     Prompts(length, keys, values), heads, cache.keys.dtype)
 
 
@@ -107,23 +130,27 @@ def write(cache: LayerCache, key: Array, value: Array, layer: int,
     The cache.
   """
   place = own_slot(cache, slot)
+  tile, inner = divmod(place, cache.keys[layer].shape[-1])
 
-  def put(buffers, new, axis):
+  def put(buffers, new, at):
     buffer = buffers[layer]
     new = cache_lib.stored(_by_head(cache, new), cache.dtype)
     new = new.astype(buffer.dtype)
     if cache.prompts is not None:
-      buffer = jax.lax.dynamic_update_slice_in_dim(
-          buffer, jnp.expand_dims(new, axis), place, axis)
+      start = [0 if x is None else x for x in (None, *at)]
+      new = jnp.expand_dims(
+          new, [1 + axis for axis, x in enumerate(at) if x is not None])
+      buffer = jax.lax.dynamic_update_slice(buffer, new, start)
     else:
-      at = [slice(None)] * 3
-      at[0], at[axis] = jnp.arange(len(new)), jnp.repeat(place, cache.heads)
-      buffer = buffer.at[tuple(at)].set(
+      at = [slice(None) if x is None else jnp.repeat(x, cache.heads)
+            for x in at]
+      buffer = buffer.at[jnp.arange(len(new)), *at].set(
           new, unique_indices=True, mode='promise_in_bounds')
     return (*buffers[:layer], buffer, *buffers[layer + 1:])
 
-  return dataclasses.replace(cache, keys=put(cache.keys, key, 2),
-                             values=put(cache.values, value, 1))
+  return dataclasses.replace(
+      cache, keys=put(cache.keys, key, (tile, None, inner)),
+      values=put(cache.values, value, (place, None)))
 
 
 def own_slot(cache: LayerCache, slot: Array) -> Array:
@@ -137,11 +164,12 @@ def copy_row(cache: LayerCache | cache_lib.Cache, row: Array,
   """`cache.copy_row` of a cache in either form."""
   if isinstance(cache, cache_lib.Cache):
     return cache_lib.copy_row(cache, row, source, origin)
-  heads, zero = cache.heads, jnp.zeros((), jnp.int32)
+  heads = cache.heads
 
   def copy(to, whence):
     part = jax.lax.dynamic_slice_in_dim(whence, origin * heads, heads)
-    return jax.lax.dynamic_update_slice(to, part, (row * heads, zero, zero))
+    start = (row * heads, *[jnp.zeros((), jnp.int32)] * (to.ndim - 1))
+    return jax.lax.dynamic_update_slice(to, part, start)
 
   return jax.tree.map(copy, cache, source)
 

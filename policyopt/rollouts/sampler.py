@@ -214,7 +214,7 @@ def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
     return hidden, cache_layers.share(cache, prompts.length, samples, limit)
   spare = width + limit - cache.slots
   cache = kv_cache.extend(kv_cache.repeat(cache, samples), spare)
-  return hidden, unrolled.by_layer(config, cache)
+  return hidden, unrolled.by_layer(config, cache, cache.slots)
 
 
 def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,

@@ -151,7 +151,8 @@ def _chunk(config, sampler, params, fast, draw_next, loop, prompts, rows,
   keys, starts, limits = rows
   samples = starts.shape[0] // prompts.length.shape[0]
   hidden, pool = read(config, params, prompts, sampler.max_tokens)
-  pool = unrolled.by_layer(config, pool)
+  pool = unrolled.by_layer(
+      config, pool, prompts.tokens.shape[1] + sampler.max_tokens)
   first = draw_next(
       jnp.repeat(hidden, samples, axis=0), keys, jnp.int32(0))
   done = ends(sampler, first.token, jnp.int32(0), limits)
@@ -203,10 +204,10 @@ def _empty(config, sampler, draw_next, prompts, keys, shards, chunks):
   zeros = jnp.zeros((slots,), jnp.int32)
   idle = Rows(keys[:slots], zeros, zeros, zeros, zeros + 1, zeros == 0)
   none = jnp.zeros((rows,), jnp.int32)
-  seats = Seats(
-      idle, jnp.zeros((shards,), jnp.int32), none, none,
-      unrolled.by_layer(config, kv_cache.init_cache(
-          config, slots, prompts.tokens.shape[1] + limit)))
+  length = prompts.tokens.shape[1] + limit
+  cache = kv_cache.init_cache(config, slots, length)
+  seats = Seats(idle, jnp.zeros((shards,), jnp.int32), none, none,
+                unrolled.by_layer(config, cache, length))
   one = jax.eval_shape(
       draw_next, jnp.zeros((slots, config.width), config.dtype), idle.key,
       idle.drawn)

@@ -70,7 +70,8 @@ def forms(config, steps=4):
   return (
       lambda params, cache: (params, rows(cache, steps)),
       lambda params, cache: (
-          own(params), unrolled.by_layer(config, rows(cache, steps))),
+          own(params), unrolled.by_layer(
+              config, rows(cache, steps), WIDTH + steps)),
       lambda params, cache: (
           own(params), cache_layers.share(cache, LENGTH, SAMPLES, steps)))
 
@@ -82,6 +83,27 @@ def test_decoding_gives_the_numbers_of_the_scan(name):
   scanned, *others = (decoded(config, form) for form in forms(config))
   for other in others:
     np.testing.assert_allclose(other, scanned, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['llama3', 'gemma2', 'windows'])
+def test_tiles_of_slots_give_the_same_numbers(name, written_out, monkeypatch):
+  del written_out
+  config = FAMILIES[name]
+  scanned, *_ = (decoded(config, form, steps=7) for form in forms(config, 7))
+  monkeypatch.setattr(cache_layers, '_TILE', 4)
+  _, *others = forms(config, 7)
+  for form in others:
+    _, cache = form(reference.params(config),
+                    cache_lib.init_cache(config, 3, WIDTH))
+    assert cache.keys[0].shape[1] > 2
+    np.testing.assert_allclose(
+        decoded(config, form, steps=7), scanned, atol=1e-5)
+
+
+@pytest.mark.parametrize('slots, width', [
+    (1, 1), (64, 64), (65, 32), (128, 64), (160, 32)])
+def test_tiles_are_full_or_nearly(slots, width):
+  assert cache_layers.tile(slots) == width
 
 
 def test_weights_are_cast_before_the_first_token():
@@ -201,7 +223,7 @@ def test_a_loop_updates_the_cache_in_place(form):
     return jax.lax.fori_loop(0, slots, body, (start, cache))
 
   empty = functools.partial(cache_lib.init_cache, config)
-  cache = (unrolled.by_layer(config, empty(4, slots)) if form == 'layers'
+  cache = (unrolled.by_layer(config, empty(4, slots), slots) if form == 'layers'
            else cache_layers.share(empty(2, 1), jnp.zeros(2, int), 2, slots))
   size = sum(x.nbytes for x in jax.tree.leaves(cache))
   memory = run.lower(params, cache).compile().memory_analysis()

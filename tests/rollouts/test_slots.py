@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policyopt.models import partitioning
+from policyopt.models import cache_layers, partitioning, unrolled
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts import slots
 from policyopt.rollouts.sampler import SamplerConfig, sample
@@ -71,6 +71,19 @@ def test_slots_draw_the_same_rows(
     assert int(ours.steps) == best
   # A slot may stay free for a step while the next prompts are read.
   assert best <= int(ours.steps) <= best + 4
+
+
+@pytest.mark.parametrize('chunk', [0, 2])
+def test_slots_of_a_cache_in_tiles_draw_the_same_rows(
+    chunk, config, params, prompts, monkeypatch):
+  expected = run(config, STOPS, params, prompts)
+  monkeypatch.setattr(unrolled, '_LARGE', 0)
+  monkeypatch.setattr(cache_layers, '_TILE', 4)
+  for sampler in STOPS, in_slots(STOPS, 4, chunk):
+    draw = jax.jit(lambda *args, **kw: sample(*args, **kw),
+                   static_argnums=(0, 1), static_argnames='samples')
+    assert_same(run(config, sampler, params, prompts, draw=draw), expected)
+
 
 
 def test_same_tokens_as_in_a_run(config, params, prompts):
