@@ -120,12 +120,11 @@ def compare(sides, drawn: list[np.ndarray], slots: int) -> dict:
     Medians over rounds, and the ratios of each.
   """
   rounds = [_round(sides, jnp.asarray(lengths), slots) for lengths in drawn]
-  middle = lambda read: statistics.median(map(read, rounds))
-  row = dict(
-      tokens=middle(lambda x: x['tokens']),
-      slot_use=middle(lambda x: x['slot_use']),
-      **{what: {name: middle(lambda x, name=name: x[what][name])
-                for name in sides} for what in ('steps', 'ms')})
+  middle = lambda what: statistics.median(x[what] for x in rounds)
+  of_sides = lambda what: {
+      name: statistics.median(x[what][name] for x in rounds) for name in sides}
+  row = dict(tokens=middle('tokens'), slot_use=middle('slot_use'),
+             steps=of_sides('steps'), ms=of_sides('ms'))
   for name in SIDES[1:]:
     pairs = [x['ms'][name] / x['ms']['slots'] for x in rounds]
     row[name] = dict(

@@ -4,8 +4,8 @@ A loop over stacked layers copies what it reads: for every token that is
 decoded, on XLA's CPU backend, the weights and the cache of each layer once
 more, and the cache again into the order that its matrix products want. Here
 each layer has weights and a cache of its own, heads before slots; weights are
-cast once, before the first token. In float32 the numbers are those of the
-loop, bit for bit.
+cast once, before the first token. In float32 a small model has the numbers of
+the loop, bit for bit; one that is `large` has them up to rounding.
 
 The gradient through such a loop stacks what each layer leaves for the backward
 pass: arrays that are zeroed, written slice by slice and read slice by slice. An
