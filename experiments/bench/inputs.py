@@ -215,6 +215,12 @@ def logits(x, rng):
   return x.normal(rng)
 
 
+@_input
+def token(x, rng):
+  """i32[B], one of the vocabulary of V = T for each row."""
+  return rng.integers(0, x.length, x.batch).astype(np.int32)
+
+
 def _sums(x, rng):
   return -10 - 5 * np.abs(rng.standard_normal(x.batch, np.float32))
 

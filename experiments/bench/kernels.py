@@ -1,13 +1,14 @@
 """Times every advantage and loss kernel against the same function elsewhere.
 
   python experiments/bench/kernels.py [--only=grpo,gae] [--out=kernels.json] \
-      [--batch=4096] [--length=4096] [--ours-only] [--no-scaling]
+      [--batch=4096] [--length=4096] [--ours-only] [--no-scaling] [--step]
 
 Both sides get the same arrays, in float32 and on all cores; ours are compiled,
 theirs run as their library runs them. Each pair is compared first, then timed
 in turns, ours, theirs, ours, theirs, and the medians are divided. A second
 part times ours at several sizes and fits t ~ nᵏ: k is near 1 for what grows
-linearly, and flagged above 1.15.
+linearly, and flagged above 1.15. With --step a few are timed as large as the
+step of a small model has them, where what a call itself costs shows.
 
 The peers are torch, verl and TRL, which nothing else of this project needs.
 Best in an environment of their own, either line installs them; the second takes
@@ -56,6 +57,9 @@ from experiments.bench.timing import (  # noqa: E402
     own_arrays,
 )
 from experiments.bench.torch_kernels import INSTALL, load  # noqa: E402
+
+# Cases and (B, T): rows and tokens, or tokens and vocabulary.
+STEP = (('gae', (256, 1024)), ('grpo', (4096, 1)), ('log-probs*', (2048, 8192)))
 
 
 def all_cases() -> tuple[Case, ...]:
@@ -136,6 +140,26 @@ def run(cases, size=(4096, 4096), peers=None, repeats: int = 7,
               repeats=repeats, seconds=seconds, rows=rows, growth=grown)
 
 
+def run_step(step, peers=None, repeats: int = 7, show=print) -> dict:
+  """The cases of a step, each as large as it is there.
+
+  Args:
+    step: pairs of a pattern of names and a size, as `STEP`.
+    peers: as in `run`, as are all that follow.
+    repeats: of every side.
+    show: what is called with each line.
+
+  Returns:
+    As `run`, with a size in every row.
+  """
+  rows = []
+  for pattern, size in step:
+    part = run(select(all_cases(), pattern), size, peers, repeats, sizes=(),
+               show=show)
+    rows += [row | part['size'] for row in part['rows']]
+  return dict(machine=machine(peers), repeats=repeats, rows=rows)
+
+
 def main(argv=None) -> int:
   """Parses the command line; 1 when a pair differs or a peer fails."""
   parser = argparse.ArgumentParser(
@@ -148,6 +172,7 @@ def main(argv=None) -> int:
   add('--sizes', default=','.join(map(str, SIZES)), help='of the growing side')
   add('--fixed', type=int, default=FIXED, help='of the side that does not')
   add('--no-scaling', action='store_true', help='leaves out the second part')
+  add('--step', action='store_true', help='a few cases, as large as in a step')
   add('--ours-only', action='store_true', help='needs no peers')
   add('--out', help='JSON file for the results')
   add('--page', help='page whose table between markers is replaced')
@@ -166,17 +191,25 @@ def main(argv=None) -> int:
             'or leave the peers out by --ours-only.\n')
     if 'torch' in peers.missing:
       return 2
+  show = functools.partial(print, flush=True)
   cases = select(all_cases(), args.only)
   sizes = () if args.no_scaling else tuple(map(int, args.sizes.split(',')))
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
+    if args.step:
+      return _write(args, run_step(STEP, peers, args.repeats, show))
     result = run(cases, (args.batch, args.length), peers, args.repeats, sizes,
-                 args.fixed, show=functools.partial(print, flush=True))
+                 args.fixed, show=show)
   if not args.only:
     result['untimed'] = untimed(cases)
     result['too_large'] = recipes.too_large()
     print('No case runs through:', ', '.join(result['untimed']))
     print('Recipes that need larger arrays:', result['too_large'])
+  return _write(args, result)
+
+
+def _write(args, result) -> int:
+  """Writes what was asked for; 1 when a pair differs or a peer fails."""
   if args.out:
     pathlib.Path(args.out).write_text(json.dumps(result, indent=1), 'utf-8')
   if args.page:

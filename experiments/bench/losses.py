@@ -207,6 +207,21 @@ def _bonus(entropy, log_probs, old, advantages, mask):
                MEANS['token-mean'](mask), rollout(mask, old), entropy=entropy)
 
 
+def _log_probs(name, theirs):
+
+  def ours(logits, token):
+    return {'loss': ops.log_probs_from_logits(logits, token)}
+
+  def verl(functional, logits, token):
+    return {'loss': functional.logprobs_from_logits(logits, token.long())}
+
+  def trl(grpo, logits, token):
+    return {'loss': grpo.selective_log_softmax(logits, token.long())}
+
+  peer = trl if theirs.startswith('TRL') else verl
+  return Case(name, ours, theirs, peer, by='logits')
+
+
 def _reward_model(new_values, log_probs, row_advantages, mask, ids):
   return apply(losses.pairwise_reward_loss(), log_probs, row_advantages,
                MEANS['seq-mean-token-sum'](mask), rollout(mask, group=ids),
@@ -257,6 +272,9 @@ CASES = (
     Case('entropy', lambda logits: {'loss': ops.entropy_from_logits(logits)},
          'entropy_from_logits', lambda functional, logits: {
              'loss': functional.entropy_from_logits(logits)}, by='logits'),
+    *(_log_probs(name, theirs) for name, theirs in (
+        ('log-probs', 'logprobs_from_logits'),
+        ('log-probs, TRL', 'TRL selective_log_softmax'))),
     *(_cpo(kind) for kind in ops.CPO_KINDS),
     Case('orpo', lambda chosen_mean, rejected_mean: {
         'loss': .1 * ops.odds_ratio_losses(chosen_mean, rejected_mean)},

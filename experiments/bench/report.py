@@ -74,6 +74,30 @@ def markdown(result: dict) -> str:
   return '\n'.join(lines)
 
 
+def step_markdown(result: dict) -> str:
+  """The table of the cases that are as large as in a step.
+
+  Args:
+    result: as `kernels.run_step` returns it.
+
+  Returns:
+    Markdown.
+  """
+  facts = ', '.join(f'{name} {x}' for name, x in result['machine'].items())
+  lines = [
+      f'Medians of {result["repeats"]}; {facts}.', '',
+      '| kernel | B x T | pass | ours, ms | peer, ms | peer / ours | peer |',
+      '| --- | ---: | --- | ---: | ---: | ---: | --- |']
+  for row in result['rows']:
+    times = None if row['ratio'] is None else 1 / row['ratio']
+    lines.append('| ' + ' | '.join([
+        row['name'], f'{row["batch"]} x {row["length"]}',
+        _PASS[row['direction']], number(row['ours_ms']),
+        number(row['peer_ms']), '-' if times is None else f'{times:.1f}',
+        f'`{row["peer"]}`' if row['peer'] else 'no peer']) + ' |')
+  return '\n'.join(lines)
+
+
 def write_page(path: str | pathlib.Path, result: dict) -> None:
   """Puts the tables between the markers of a page.
 
@@ -84,7 +108,10 @@ def write_page(path: str | pathlib.Path, result: dict) -> None:
   Raises:
     ValueError: the page lacks the markers.
   """
-  put(path, 'kernels', markdown(result))
+  if 'size' in result:
+    put(path, 'kernels', markdown(result))
+  else:
+    put(path, 'kernels of a step', step_markdown(result))
 
 
 def put(path: str | pathlib.Path, name: str, table: str) -> None:

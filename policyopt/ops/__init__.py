@@ -52,6 +52,7 @@ from policyopt.ops.estimators.token_baselines import (
 from policyopt.ops.estimators.token_groups import token_group_standardize
 from policyopt.ops.estimators.trajectories import VTrace, lambda_returns, vtrace
 from policyopt.ops.estimators.virtual import check_virtual, virtual_standardize
+from policyopt.ops.log_probs import log_probs_from_logits
 from policyopt.ops.masking import (
     as_float,
     fill,
@@ -301,6 +302,7 @@ __all__ = [
     'length_weighted_centre',
     'live_scale',
     'log_odds',
+    'log_probs_from_logits',
     'log_ratio',
     'logit_change',
     'longer_when_correct',

@@ -248,6 +248,27 @@ def test_command_line(tmp_path, capsys):
   assert 'grpo' in capsys.readouterr().out
 
 
+def test_the_cases_of_a_step_have_sizes_of_their_own(tmp_path, monkeypatch):
+  out, page = tmp_path / 'step.json', tmp_path / 'page.md'
+  marker = '<!-- kernels of a step: {} -->'.format
+  page.write_text(f'a\n{marker("begin")}\nold\n{marker("end")}\nb\n')
+  assert {pattern for pattern, _ in kernels.STEP} == {
+      'gae', 'grpo', 'log-probs*'}
+  monkeypatch.setattr(
+      kernels, 'STEP', (('gae', (16, 8)), ('log-probs*', (8, 16))))
+  cache = jax.config.jax_enable_compilation_cache
+  try:
+    assert kernels.main(['--step', '--ours-only', '--repeats=1',
+                         f'--out={out}', f'--page={page}']) == 0
+  finally:
+    jax.config.update('jax_enable_compilation_cache', cache)
+  rows = json.loads(out.read_text())['rows']
+  assert {(row['name'], row['batch'], row['length']) for row in rows} == {
+      ('gae', 16, 8), ('log-probs', 8, 16), ('log-probs, TRL', 8, 16)}
+  text = page.read_text()
+  assert 'old' not in text and '| log-probs | 8 x 16 | fwd+bwd |' in text
+
+
 def test_peers_that_are_missing_are_named_with_what_installs_them(
     monkeypatch, capsys):
   monkeypatch.setattr(torch_kernels, '_MODULES', {'torch': 'no_such_torch'})
