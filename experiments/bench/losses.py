@@ -215,8 +215,8 @@ def _log_probs(name, theirs):
   def verl(functional, logits, token):
     return {'loss': functional.logprobs_from_logits(logits, token.long())}
 
-  def trl(grpo, logits, token):
-    return {'loss': grpo.selective_log_softmax(logits, token.long())}
+  def trl(trl_utils, logits, token):
+    return {'loss': trl_utils.selective_log_softmax(logits, token.long())}
 
   peer = trl if theirs.startswith('TRL') else verl
   return Case(name, ours, theirs, peer, by='logits')

@@ -20,6 +20,7 @@ _MODULES = {
     'correction': 'verl.trainer.ppo.rollout_corr_helper',
     'config': 'verl.workers.config',
     'grpo': 'trl.trainer.grpo_trainer',
+    'trl_utils': 'trl.trainer.utils',
     'cpo': 'trl.experimental.cpo.cpo_trainer',
     'orpo': 'trl.experimental.orpo.orpo_trainer',
 }
