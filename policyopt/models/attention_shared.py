@@ -121,10 +121,13 @@ def decode(query: Array, cache: cache_layers.LayerCache, layer: int,
   scale = query.shape[-1] ** -0.5 if scale is None else scale
   window = window if windowed else None
   last = cache_layers.own_slot(cache, slot).reshape(-1, 1)
-  sets = [_seen(cache.keys[layer], cache.values[layer], last, window)]
+  keys = cache.keys[layer]
+  if keys.ndim > 3:  # In tiles.
+    keys = keys[:, None]
+  sets = [_seen(keys, cache.values[layer], last, window)]
   if (prompts := cache.prompts) is not None:
     ends = prompts.length[:, None]
-    keys = prompts.keys[layer].swapaxes(2, 3)[:, :, None]
+    keys = prompts.keys[layer].swapaxes(2, 3)
     keys, values, mask = _seen(
         keys, prompts.values[layer], ends + last, window)
     real = jnp.arange(mask.shape[-1])[None] < ends
@@ -162,8 +165,7 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
       if windowed is not None and windowed is not True:
         inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
       before, own = before & inside[0][None], own & inside[1][None]
-    tiles = (x.swapaxes(-1, -2)[..., None, :, :] for x in keys)
-    sets = zip(tiles, values, (before, own))
+    sets = zip((x.swapaxes(-1, -2) for x in keys), values, (before, own))
     return _attend(query, list(sets), (rows, keys[0].shape[1]), scale, softcap)
 
   size = attention._BLOCK
@@ -183,9 +185,10 @@ def _attend(query, sets, size, scale, softcap):
 
   Args:
     query: [N·G, S, H, DH].
-    sets: (keys, values, mask) each: of the prompts [N, KV, 1, DH, P], [N, KV,
-      P, DH] and bool[N, 1 or S, P]; of the responses [N·KV·G, M / W, DH, W],
-      [N·KV·G, M, DH] and bool[N or 1, S, M]. A mask says where s may see a key.
+    sets: (keys, values, mask) each: of the prompts [N, KV, DH, P], [N, KV, P,
+      DH] and bool[N, 1 or S, P]; of the responses [N·KV·G, DH, M] or, in tiles,
+      [N·KV·G, 1, M / W, DH, W], [N·KV·G, M, DH] and bool[N or 1, S, M]. A mask
+      says where s may see a key.
     size: (N, KV).
     scale: of the scores.
     softcap: of the scores, or None.
@@ -209,11 +212,11 @@ def _attend(query, sets, size, scale, softcap):
     return jnp.matmul(x, y, preferred_element_type=wide).reshape(shape)
 
   def against(keys):
-    if keys.shape[-3] == 1:
-      return product(query, keys[..., 0, :, :])
+    if keys.ndim < 5:
+      return product(query, keys)
     # As a product XLA would first put all tiles side by side.
     x = query.reshape(len(keys), -1, 1, dim, 1).astype(keys.dtype)
-    return jnp.sum(x * keys[:, None], axis=-2).reshape(shape)
+    return jnp.sum(x * keys, axis=-2).reshape(shape)
 
   def masked(keys, mask):
     scores = against(keys) * scale

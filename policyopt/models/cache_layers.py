@@ -40,8 +40,8 @@ class LayerCache:
 
   As the products of one token in each row read them: batch dimensions as one,
   keys with features before slots, nothing that XLA's CPU backend would copy
-  into another order; in tiles of a few slots, so that memory is read from front
-  to back. And as one token is written in place: what a cache of narrow numbers
+  into another order; many slots in tiles, so that memory is read from front to
+  back. And as one token is written in place: what a cache of narrow numbers
   would hold is held rounded to them, but in float32.
 
   With prompts all rows are equally far in their responses, whose tokens sit in
@@ -49,7 +49,7 @@ class LayerCache:
   a place of its own.
 
   Attributes:
-    keys: [B·KV, T / W, DH, W] each, W slots in a tile.
+    keys: [B·KV, DH, T] each, or [B·KV, T / W, DH, W] in tiles of W slots.
     values: [B·KV, T, DH] each.
     prompts: that rows share, or None.
     heads: KV.
@@ -62,30 +62,31 @@ class LayerCache:
   dtype: jnp.dtype
 
 
-def tile(slots: int) -> int:
-  """W for so many slots: one tile of few, or what fills the last one best."""
+def tile(slots: int) -> int | None:
+  """W for so many slots, that which fills the last tile best; None for few."""
   if slots <= _TILE:
-    return slots
+    return None
   return _TILE if slots % _TILE == 0 else _TILE // 2
 
 
-def by_layer(cache: cache_lib.Cache, width: int) -> LayerCache:
+def by_layer(cache: cache_lib.Cache, width: int | None) -> LayerCache:
   """A cache in this form.
 
   Args:
     cache: of any slots.
-    width: W; what is missing in the last tile is added.
+    width: W; what is missing in the last tile is added. None: no tiles.
 
   Returns:
     A LayerCache.
   """
   heads, dim = cache.keys.shape[3:]
-  cache = cache_lib.extend(cache, -cache.slots % width)
+  cache = cache_lib.extend(cache, -cache.slots % (width or 1))
   layers, wide = len(cache.keys), _wide(cache)
   keys = cache.keys.transpose(0, 2, 3, 1, 4).astype(wide)
   values = cache.values.transpose(0, 2, 3, 1, 4).astype(wide)
-  keys = keys.reshape(layers, -1, cache.slots // width, width, dim)
-  return LayerCache(tuple(keys.swapaxes(3, 4)),
+  tiles = (cache.slots // width, width) if width else (cache.slots,)
+  keys = keys.reshape(layers, -1, *tiles, dim)
+  return LayerCache(tuple(keys.swapaxes(-1, -2)),
                     tuple(values.reshape(layers, -1, cache.slots, dim)),
                     None, heads, cache.keys.dtype)
 
@@ -109,9 +110,11 @@ def share(cache: cache_lib.Cache, length: Array, samples: int, slots: int
   empty = lambda *shape: tuple(
       jnp.zeros((prompts * heads * samples, *shape), _wide(cache))
       for _ in range(layers))
-  width = tile(slots)
-  count = -(-slots // width)
-  return LayerCache(empty(count, dim, width), empty(count * width, dim),
+  tiles = (dim, slots)
+  if width := tile(slots):
+    slots += -slots % width
+    tiles = (slots // width, dim, width)
+  return LayerCache(empty(*tiles), empty(slots, dim),
                     Prompts(length, keys, values), heads, cache.keys.dtype)
 
 
@@ -130,7 +133,10 @@ def write(cache: LayerCache, key: Array, value: Array, layer: int,
     The cache.
   """
   place = own_slot(cache, slot)
-  tile, inner = divmod(place, cache.keys[layer].shape[-1])
+  at = None, place
+  if cache.keys[layer].ndim > 3:
+    tile, inner = divmod(place, cache.keys[layer].shape[-1])
+    at = tile, None, inner
 
   def put(buffers, new, at):
     buffer = buffers[layer]
@@ -149,7 +155,7 @@ def write(cache: LayerCache, key: Array, value: Array, layer: int,
     return (*buffers[:layer], buffer, *buffers[layer + 1:])
 
   return dataclasses.replace(
-      cache, keys=put(cache.keys, key, (tile, None, inner)),
+      cache, keys=put(cache.keys, key, at),
       values=put(cache.values, value, (place, None)))
 
 

@@ -117,7 +117,7 @@ def by_layer(config: ModelConfig, cache: cache_lib.Cache, slots: int
   if not possible(config):
     return cache
   # Over tiles XLA rounds the sums of small models otherwise than the loop.
-  width = cache_layers.tile(slots) if large(config) else cache.slots
+  width = cache_layers.tile(slots) if large(config) else None
   return cache_layers.by_layer(cache, width)
 
 
