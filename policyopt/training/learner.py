@@ -18,6 +18,7 @@ import optax
 
 from policyopt.models import lora, packed, partitioning, shared
 from policyopt.models.config import ModelConfig
+from policyopt.training import compiling
 from policyopt.training.credit import (
   Credit,
   assign_credit,
@@ -155,10 +156,12 @@ def make_learner(
     return state._replace(params=lora.join(state.params, frozen)), metrics
 
   measure = lambda rollout: {}
-  score = jax.jit(score, out_shardings=rows, static_argnames='sizes')
+  options = compiling.options(mesh, loops=True)
+  score = jax.jit(score, out_shardings=rows, static_argnames='sizes',
+                  compiler_options=options)
   update = jax.jit(
       update, donate_argnums=0, out_shardings=(state_shardings, None),
-      static_argnames='sizes')
+      static_argnames='sizes', compiler_options=options)
   if batching.packed:
     score, update = _with_packing(score, update, batching, mesh)
   elif batching.share_prompts:

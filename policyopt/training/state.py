@@ -9,6 +9,7 @@ import optax
 
 from policyopt.models import lora, partitioning, transformer
 from policyopt.models.config import ModelConfig
+from policyopt.training import compiling
 from policyopt.training.credit import init_credit
 from policyopt.training.offload import to_host
 from policyopt.types import Array, Method, TrainState
@@ -48,7 +49,8 @@ def make_state(
           plan_state=method.plan.init(size),
           key=key,
           skipped=jnp.zeros((), jnp.int32)),
-      donate_argnums=(0,) if donate else (), out_shardings=shardings)
+      donate_argnums=(0,) if donate else (), out_shardings=shardings,
+      compiler_options=compiling.options(mesh))
   return make(params, key)
 
 
@@ -56,7 +58,8 @@ def init_params(config: ModelConfig, mesh: Mesh, key: Array):
   """Random parameters, created where they belong on the mesh; consumes key."""
   shardings = partitioning.param_shardings(config, mesh)
   return jax.jit(
-      lambda key: transformer.init(config, key), out_shardings=shardings)(key)
+      lambda key: transformer.init(config, key), out_shardings=shardings,
+      compiler_options=compiling.options(mesh))(key)
 
 
 def state_shardings(config, method, optimizer, mesh, size=None,

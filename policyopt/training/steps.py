@@ -17,6 +17,7 @@ from policyopt.rollouts import group, hosts
 from policyopt.rollouts.lengths import trim
 from policyopt.rollouts.multi_turn import sample
 from policyopt.rollouts.sampler import Samples
+from policyopt.training import compiling
 from policyopt.training import state as states
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Learner, make_learner
@@ -48,7 +49,10 @@ def make_draw(setup: Setup):
   def jitted(rows):
     return jax.jit(
         sample, static_argnames=('config', 'sampler', 'samples', 'turns'),
-        out_shardings=_sample_shardings(rows))
+        out_shardings=_sample_shardings(rows),
+        # Numbers of 16 bits are converted in loops.
+        compiler_options=compiling.options(
+            own, loops=model.dtype != 'float32'))
 
   def draw(params, samples: int, heat=None) -> group.Generate:
     def apply(sampler, samples, prompts, row_ids, key, max_tokens=None,

@@ -25,6 +25,7 @@ import numpy as np
 from policyopt.models import cache as kv_cache
 from policyopt.models import lora, partitioning, scoring, transformer
 from policyopt.models.config import ModelConfig
+from policyopt.training import compiling
 from policyopt.training.errors import SyncError
 from policyopt.training.serving import Layout, rounded
 from policyopt.types import Array, Metrics
@@ -96,7 +97,8 @@ def _alike(config, serving):
         lora.split(sampler)[0])
     return _metrics(now, scored(config, learner), before, equal), now
 
-  compiled = jax.jit(compare)
+  compiled = jax.jit(compare, compiler_options=compiling.options(
+      serving and serving.mesh))
 
   def probe(params):
     # By the same program, so that a resumed run reports the same bits.
@@ -129,7 +131,9 @@ def _across(config, serving):
     return _metrics(now, score, before, expected == found), now
 
   learners, samplers, join = (
-      jax.jit(fn, out_shardings=whole) for fn in (learners, samplers, join))
+      jax.jit(fn, out_shardings=whole,
+              compiler_options=compiling.options(mesh))
+      for fn in (learners, samplers, join))
 
   def probed(params):
     with jax.set_mesh(mesh):
