@@ -173,10 +173,9 @@ def _pallas(eqn, trips) -> Counts:
     steps = math.prod(size for size in grid if isinstance(size, int))
     flops = steps * count(eqn.params['jaxpr'], trips).flops
     flops *= _causal_share(eqn, grid)
-  # A kernel may be given all layers, and read one.
-  touched = _touched(eqn)
-  if estimate is not None:
-    touched = min(touched, float(estimate.bytes_accessed))
+  # A kernel may be given all layers and read one, or read one many times.
+  touched = (_touched(eqn) if estimate is None
+             else float(estimate.bytes_accessed))
   return Counts(flops=flops, kernel_flops=flops, bytes=touched)
 
 

@@ -175,10 +175,9 @@ class Module:
     if instruction.opcode == 'dynamic-update-slice':
       return 2 * (given[1] if len(given) > 1 else 0)
     if instruction.opcode == 'custom-call':
-      # A kernel may be given all layers, and read one.
+      # A kernel may be given all layers and read one, or read one many times.
       told = hlo_text.kernel_bytes(instruction.attributes)
-      return sum(given) + made if told is None else min(
-          told, sum(given) + made)
+      return sum(given) + made if told is None else told
     return sum(given) + made
 
   def _fusion_touched(self, instruction, shapes) -> float:

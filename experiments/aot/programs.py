@@ -191,7 +191,9 @@ def _decode(run: Run) -> Program:
 def learner_rollout(learner, run: Run, params, state) -> Rollout:
   """The batch with all that scoring and the trainer add to it."""
   rollout = shapes.abstract_rollout(run)
-  rollout = jax.eval_shape(learner.score, params, _reference(run), rollout)
+  # In the mesh: what a kernel is asked for depends on its platform.
+  with jax.set_mesh(run.parts.mesh):
+    rollout = jax.eval_shape(learner.score, params, _reference(run), rollout)
   rollout = jax.eval_shape(
       learner.inform, state.opt_state,
       jax.ShapeDtypeStruct((), jnp.float32), rollout)

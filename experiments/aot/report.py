@@ -61,8 +61,8 @@ def program(result: Result, devices: int, per_chip: int) -> str:
   if result.flops:
     lines.append(
         f'  FLOPs       {result.flops:.3g} of matrix products a device'
-        + (f', {result.kernel_flops / result.flops:.0%} of them in attention '
-           'kernels' if result.kernel_flops else ''))
+        + (f', {result.kernel_flops / result.flops:.0%} of them in kernels'
+           if result.kernel_flops else ''))
   lines.append(f'  HBM traffic {gib(result.traffic)} GiB a device')
   lines += _collectives(result)
   lines.append(f'  (traffic and collectives: {result.source})')

@@ -13,6 +13,7 @@ ACTIVATIONS = ('silu', 'gelu_tanh')
 DISPATCH = ('dropless', 'capacity')
 ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
 DECODE_ATTENTION = ('auto', 'xla', 'ragged')
+LOSS_HEAD = ('auto', 'xla', 'pallas')
 ATTENTION_TARGETS = ('query', 'key', 'value', 'out')
 MLP_TARGETS = ('gate', 'up', 'down')
 
@@ -74,6 +75,9 @@ class ModelConfig:
       platform has, 'xla', 'cudnn' (GPU) or 'splash' (TPU).
     decode_attention: implementation of one new token in each row of a cache:
       'auto', 'xla' or 'ragged' (TPU).
+    loss_head: implementation of log-probabilities, entropy and Σ p² in training
+      and scoring: 'xla', in pieces of `logit_chunk`, or 'pallas' (TPU), whose
+      logits never reach memory; 'auto' is 'xla' until a TPU has been timed.
     cache_dtype: of cached keys and values; None: `dtype`. Runs set it for the
       sampler alone (`rollout.cache`).
     lora_rank: r of the low-rank adapters; 0: none.
@@ -125,6 +129,7 @@ class ModelConfig:
   expert_capacity: float = 1.25
   attention: str = 'auto'
   decode_attention: str = 'auto'
+  loss_head: str = 'auto'
   cache_dtype: str | None = None
   lora_rank: int = 0
   lora_alpha: float = 16.0
@@ -163,7 +168,7 @@ class ModelConfig:
         ('remat', REMAT), ('dtype', DTYPES), ('param_dtype', DTYPES),
         ('cache_dtype', CACHE_DTYPES),
         ('activation', ACTIVATIONS), ('attention', ATTENTION),
-        ('decode_attention', DECODE_ATTENTION),
+        ('decode_attention', DECODE_ATTENTION), ('loss_head', LOSS_HEAD),
         ('expert_dispatch', DISPATCH)):
       _one_of(name, getattr(self, name), choices)
     if self.qk_norm_whole and not self.qk_norm:

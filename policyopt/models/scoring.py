@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from policyopt import types
 from policyopt.models import config as config_lib
-from policyopt.models import partitioning, pieces, transformer
+from policyopt.models import head_kernels, partitioning, pieces, transformer
 from policyopt.ops import bits
 
 Array = jax.Array
@@ -115,7 +115,12 @@ def head(config: config_lib.ModelConfig, params: Any, hidden: Array,
   def chunk(inputs):
     return _chunk(config, params, temperature, needs, *inputs)
 
-  out = _map_chunks(chunk, (hidden, tokens, kept), config.logit_chunk)
+  if head_kernels.choose(config, params, hidden, temperature=temperature,
+                         kept=kept, needs=needs) == 'pallas':
+    out = head_kernels.head(
+        config, params, hidden, tokens, temperature=temperature, needs=needs)
+  else:
+    out = _map_chunks(chunk, (hidden, tokens, kept), config.logit_chunk)
   if 'values' in needs:
     out['values'] = transformer.values(config, params, hidden)
   if first is not None:

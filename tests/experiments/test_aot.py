@@ -129,6 +129,28 @@ def test_a_decoder_is_counted_as_by_hand():
   assert flops.count(jaxpr).flops == by_hand
 
 
+@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (1, 2, 2, 1)])
+def test_the_kernels_of_the_loss_head_are_counted(shape):
+  """One product forward and four backward: logits are made twice there."""
+  from policyopt.models import head_kernels, partitioning, presets
+  model = presets.preset('nano', width=128, vocab_size=1024)
+
+  def fn(hidden, embedding):
+    return jnp.sum(head_kernels.head(
+        model, {'embedding': embedding}, hidden,
+        jnp.zeros((4, 512), jnp.int32))['log_probs'])
+
+  mesh = partitioning.make_mesh(shape, jax.devices()[:np.prod(shape)])
+  product = 2 * 2048 * 1024 * 128
+  with jax.set_mesh(mesh):
+    found = [counted(run, (4, 512, 128), (1024, 128))
+             for run in (fn, jax.grad(fn, (0, 1)))]
+  assert [x.flops for x in found] == [product, 5 * product]
+  assert [x.kernel_flops for x in found] == [product, 5 * product]
+  # The table is read for every block of rows, which are 1024 at most.
+  assert found[0].bytes >= 4 * (2048 * 128 + 2 * 1024 * 128)
+
+
 def test_the_largest_results_are_listed():
   def fn(x):
     return (x[:, None] * x[None]).sum()
@@ -197,6 +219,10 @@ def test_a_kernel_that_is_given_all_layers_reads_what_it_says():
   # All that the loop returns, with its counter, and the result.
   whole = 32 * 64 * 128 * 2 + 4 + 512
   assert hlo.Module(TEXT).bytes() - hlo.Module(told).bytes() == whole - 1024
+  # And one that reads what it is given many times says that too.
+  told = told.replace('"1024"', '"99999999"')
+  assert hlo.Module(told).bytes() - hlo.Module(TEXT).bytes() == (
+      99999999 - whole)
 
 
 def test_weights_that_are_read_in_other_tiles_are_still_cut_first():
@@ -453,7 +479,7 @@ def test_a_report_says_what_fits_and_how_fast():
   text = report.program(result(), devices=4, per_chip=1)
   assert ('memory      5.00 GiB a device + 1.00 of the run beside it = 6.00 '
           'of 8.00 GiB: fits') in text
-  assert 'all-gather 7.50' in text and '10% of them in attention' in text
+  assert 'all-gather 7.50' in text and '10% of them in kernels' in text
   # 1000 tokens on 4 chips in 2 to 3.5 seconds.
   assert '71 to 125 tokens trained a second and chip' in text
   assert 'everything fits' in '\n'.join(report.verdict([result()]))

@@ -104,6 +104,46 @@ def test_the_update_fits_and_is_counted(compile_for_tpu):
 
 @needs_libtpu
 @pytest.mark.slow
+def test_the_kernels_of_the_loss_head_compile_and_are_counted(compile_for_tpu):
+  code, text, found = compile_for_tpu(
+      '--topology=v5e:2x2', '--programs=update,score',
+      arg='model.kw.loss_head=pallas,model.kw.attention=xla')
+  assert code == 0, text
+  update, score = found['programs']
+  # No other kernels; of each token's logits, 32 rows on four devices.
+  product = 2 * (32 * 512 / 4) * 2048 * 2048
+  assert score['kernel_flops'] == product
+  assert update['kernel_flops'] == 5 * product
+  # The head's gradient is exchanged in whole, once for each microbatch.
+  exchanged = [c for c in update['collectives']
+               if c['bytes'] == 2048 * 2048 * 4
+               and c['kind'] in ('all-reduce', 'reduce-scatter')]
+  assert sum(c['times'] for c in exchanged) <= 4, exchanged
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize('topology, mesh', [
+    ('v5e:2x2', ''), ('v6e:2x2', 'fsdp=2,tensor=2')])
+def test_the_kernels_of_the_loss_head_take_less(tmp_path, topology, mesh):
+  """Memory, traffic and links; a quarter more arithmetic."""
+  out = tmp_path / 'out.json'
+  done = subprocess.run(
+      [sys.executable, ROOT / 'experiments' / 'aot' / 'loss_head.py',
+       f'--topology={topology}', '--preset=qwen3-0.6b', f'--mesh={mesh}',
+       f'--json={out}'], capture_output=True, text=True, timeout=600,
+      check=False, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  assert done.returncode == 0, done.stdout + done.stderr
+  found = json.loads(out.read_text())
+  xla, pallas = found['xla'], found['pallas']
+  assert pallas['pflops'] == pytest.approx(1.25 * xla['pflops'])
+  assert pallas['temporaries'] < 0.75 * xla['temporaries']
+  assert pallas['traffic'] < 0.25 * xla['traffic']
+  assert pallas['sent'] < 0.1 * xla['sent'] or not mesh
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_and_named(compile_for_tpu):
   code, text, found = compile_for_tpu(
       '--topology=v5e:2x2', '--programs=update',

@@ -16,7 +16,7 @@ from policyopt.models.convert import keys
 # How a run computes and what it adds, which no architecture decides.
 _RUN_FIELDS = frozenset({
     'dtype', 'param_dtype', 'remat', 'logit_chunk', 'value_head', 'attention',
-    'decode_attention',
+    'decode_attention', 'loss_head',
     'expert_dispatch', 'expert_capacity', 'cache_dtype', 'lora_rank',
     'lora_alpha', 'lora_targets'})
 
