@@ -73,6 +73,7 @@ def walk(prompt, moves, limit=6):
   return text[:-3], 0., cells
 
 
+@pytest.mark.slow
 def test_reference_walks_are_what_plain_python_says(grid):
   prompts, answers = texts(grid.reset(IDS)), grid.answer(IDS)
   scores = grid.score(IDS, answers)

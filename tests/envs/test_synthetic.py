@@ -40,6 +40,7 @@ def _responses(words, texts, stop=True):
   return types.Prompts(tokens, np.array([len(row) for row in rows]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_reference_answers_are_right_as_often_as_they_should_be(name):
   env, words = _make(name)
@@ -55,6 +56,7 @@ def test_reference_answers_are_right_as_often_as_they_should_be(name):
   assert float(cut.rewards['accuracy'].max()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_splits_share_no_prompt_and_a_program_may_hold_them(name):
   train, words = _make(name)

@@ -43,6 +43,7 @@ def quick(cases, **kw):
   return lines, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('table', TABLES)
 def test_every_case_runs_alone(table):
   # The pass with a gradient contains the other one.
@@ -197,6 +198,7 @@ def test_patience_ends_after_three_calls():
   assert len(times[0]) == 3 and min(times[0]) > 9
 
 
+@pytest.mark.slow
 def test_what_no_case_runs_through_is_named():
   named = kernels.untimed(kernels.select(
       advantages.CASES + losses.CASES, 'grpo,gae,sapo'))

@@ -106,6 +106,7 @@ def test_a_folder_that_cannot_be_written_to(message, tmp_path):
       'train', f'--config={GRPO}:quick', '--workdir=')
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run(message, runs, reference, tmp_path):
   shutil.copy(reference[0] / 'config.json', tmp_path)
   with count_compiles() as compiles:
@@ -116,6 +117,7 @@ def test_a_folder_with_another_run(message, runs, reference, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model(
     one_device, message, runs, reference, tmp_path):
   shutil.copytree(reference[0] / 'warm_start', tmp_path / 'warm_start')

@@ -34,6 +34,7 @@ def saving(folder):
   return lambda _: bool(unfinished() - before)
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_loop(tmp_path, runs, reference, outcome):
   assert runs.train_and_kill(tmp_path, rows(tmp_path / 'metrics.jsonl', 4))
   assert not (tmp_path / 'result.json').exists()

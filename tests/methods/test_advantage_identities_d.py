@@ -162,6 +162,7 @@ def _kept(method, rollout):
   return out, kept, kept.any(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('progress, rows, tokens', [
     (0., .25, .2), (.5, .5, .4), (1., .75, .6), (7., .75, .6)])
 def test_d3s_keeps_more_and_more(progress, rows, tokens):
@@ -221,6 +222,7 @@ def test_d3s_keeps_at_least_one_row_and_one_token():
   assert rows.sum() == kept.sum() == 1
 
 
+@pytest.mark.slow
 def test_d3s_counts_only_what_is_left_to_it():
   """Rows that an earlier step has dropped are no candidates."""
   rewards = np.where(GROUP4 == 0, 1., np.arange(16)).astype(np.float32)

@@ -143,6 +143,7 @@ def test_dvao_reports_its_weights():
   assert shares['dvao/weight/accuracy'] == pytest.approx(3 * .25)
 
 
+@pytest.mark.slow
 def test_sensitivity_of_dvao_to_one_reward():
   rng = np.random.default_rng(2)
   rewards = jnp.asarray(rng.normal(size=(2, 5)), jnp.float32)

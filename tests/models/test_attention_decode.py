@@ -48,6 +48,7 @@ def interpreted(monkeypatch):
       attention_decode.ragged, interpret=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape, case', [
     (dict(), dict()),
     # Several blocks of slots, the last of them not whole.

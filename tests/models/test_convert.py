@@ -26,6 +26,7 @@ def test_every_family_has_a_folder():
   assert set(folders.FAMILIES) == set(convert.FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', folders.FAMILIES)
 def test_logits_with_padding_and_with_a_cache(family):
   config, params = folders.load(folders.FIXTURES / family)

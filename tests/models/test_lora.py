@@ -92,6 +92,7 @@ def test_a_fresh_adapter_changes_nothing():
   assert_equal(lora.merge(MODEL, params)[1], lora.base(MODEL, params)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('targets', [
     MODEL.lora_targets, ('out',), ('gate',), ('key', 'down')])
 def test_a_merged_model_equals_the_unmerged(targets):

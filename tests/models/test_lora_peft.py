@@ -32,6 +32,7 @@ def test_there_are_adapters():
       base_of(folders.FIXTURES / name) for name in ADAPTERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ADAPTERS)
 def test_a_stored_adapter_gives_the_logits_of_peft(name):
   folder = folders.FIXTURES / name

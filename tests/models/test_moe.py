@@ -146,6 +146,7 @@ def _one_device(dispatch, rows):
   return config, params, tokens, step(params, tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dispatch, shape, rows', [
     ('dropless', (1, 4, 1, 2), 8), ('dropless', (2, 1, 1, 4), 8),
     ('dropless', (1, 2, 2, 2), 8), ('dropless', (1, 8, 1, 1), 8),

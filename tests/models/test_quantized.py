@@ -112,6 +112,7 @@ def _rounded(params, kind):
   return quantized.quantize_params(params, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', sorted(MODELS))
 def test_every_layer_reads_the_scales(name, kind):
@@ -146,6 +147,7 @@ def test_what_is_rounded_and_what_is_not():
   assert not quantized.is_quantized(layers['router'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name, shape', [
     ('untied', (2, 2, 2, 1)), ('experts', (1, 2, 2, 2)),

@@ -75,9 +75,9 @@ def assert_same(alone, together, tolerance=1e-5):
 
 
 @pytest.mark.parametrize('name', [
-    'gemma3', 'olmoe',
+    'gemma3',
     *(pytest.param(name, marks=pytest.mark.slow)
-      for name in ('llama3', 'qwen3', 'gemma2', 'windows', 'mixtral',
+      for name in ('llama3', 'qwen3', 'gemma2', 'windows', 'mixtral', 'olmoe',
                    'lora'))])
 def test_every_family(name):
   # Large adapters make the rounding of what is below them larger.
@@ -85,6 +85,7 @@ def test_every_family(name):
               tolerance=3e-5 if name == 'lora' else 1e-5)
 
 
+@pytest.mark.slow
 def test_everything_that_may_be_asked_for():
   """Also where nothing is shared: a prompt has more tokens than places."""
   tokens, mask = rows()
@@ -112,6 +113,7 @@ def test_everything_that_may_be_asked_for():
   assert not np.asarray(out.log_probs)[np.arange(TOKENS)[None] < start].any()
 
 
+@pytest.mark.slow
 def test_the_head_in_pieces_and_long_responses_in_blocks(monkeypatch):
   config = reference.FAMILIES['gemma2']
   whole = both(config, needs=())[1]

@@ -171,6 +171,7 @@ def test_small_models_are_not_written_out():
   assert unrolled.large(config.replace(width=256, mlp_width=1024))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name,remat', [
     *(('gemma3', remat) for remat in config_lib.REMAT if remat != 'offload'),
     ('mixtral', 'none'), ('lora', 'none')])

@@ -67,6 +67,7 @@ def test_log_probs_equal_the_scorer(name, prompts):
   assert np.abs(out.policy_log_probs).max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, shape', [
     ('experts', (1, 2, 2, 2)), ('experts', (2, 1, 1, 4)),
     ('gemma3', (2, 2, 1, 1))])

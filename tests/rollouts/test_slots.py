@@ -126,6 +126,7 @@ def test_one_program_for_all_lengths(config, params, prompts):
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape, count, chunk', [
     ((2, 2, 2, 1), 8, 0), ((4, 1, 1, 1), 8, 4)])
 def test_shards_refill_their_own_slots(

@@ -55,6 +55,7 @@ def test_program_and_loop_give_the_same_numbers(tmp_path):
   assert any('@' in text for text in texts)
 
 
+@pytest.mark.slow
 def test_a_warm_start_learns_moves_and_reads_replies():
   env = environment(
       'gridworld', tokenizer('characters:0123456789udlr*#@'), side=3, turns=5)

@@ -46,6 +46,7 @@ def test_padding_changes_nothing(one_device):
   assert metrics['router/load_balance'][1] < padded.mask.size / 2
 
 
+@pytest.mark.slow
 def test_the_z_loss_adds_over_microbatches():
   whole, pieces = _trainer(Z), _trainer(Z, batching=Batching(microbatches=4))
   state, metrics = whole.step(whole.state(), factory.rollout())

@@ -105,6 +105,7 @@ def test_several_updates_of_a_batch(stepped):
   assert all('_lora_' in name for name in changed(before.params, after.params))
 
 
+@pytest.mark.slow
 def test_there_are_no_gradients_of_frozen_weights():
   """Few tokens and large weights: what is not activations are gradients."""
   wide = MODEL.replace(width=512, mlp_width=2048, value_head=False)
@@ -126,6 +127,7 @@ def test_there_are_no_gradients_of_frozen_weights():
   assert temporary(wide.replace(lora_rank=0)) > 1.
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_policy_without_its_adapter():
   made = trainer('grpo')
   assert made.reference is None
@@ -174,6 +176,7 @@ def test_a_state_may_take_over_the_parameters():
   jax.tree.map(np.testing.assert_array_equal, taken.params, copied.params)
 
 
+@pytest.mark.slow
 def test_frozen_weights_may_be_narrow():
   """bfloat16 weights stay what they are; small steps of the adapter count."""
   made = trainer('grpo', optimizer=optax.sgd(1e-5),

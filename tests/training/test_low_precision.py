@@ -149,6 +149,7 @@ def test_a_sum_of_gradients_in_bfloat16_keeps_the_small_ones():
   assert float(gradient) == pytest.approx(1 + 255 / 512, rel=2**-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtypes, rounding', [
     (dict(dtype='bfloat16'), 'nearest'),
     (dict(dtype='bfloat16', param_dtype='bfloat16'), 'stochastic')])

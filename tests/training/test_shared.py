@@ -58,8 +58,8 @@ def test_the_step_is_the_same(name, batch):
   factory.close(metrics, expected_metrics, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('shape', [
-    (4, 1, 2, 1), pytest.param((2, 2, 2, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(4, 1, 2, 1), (2, 2, 2, 1)])
 def test_over_a_mesh(shape, batch):
   expected, expected_metrics = step('grpo', batch)
   state, metrics = step('grpo', batch, factory.mesh(*shape),
@@ -68,6 +68,7 @@ def test_over_a_mesh(shape, batch):
   factory.close(metrics, expected_metrics, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_minibatches_are_whole_groups(batch):
   """Also where rows of a group take no part."""
   def update(**batching):

@@ -98,6 +98,7 @@ def test_the_checksum_is_the_same_on_every_mesh(params):
 # --- the probe -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [
     MODEL, PLAIN, PLAIN.replace(window=3), PLAIN.replace(num_experts=4,
     experts_per_token=2, expert_width=16)], ids=[

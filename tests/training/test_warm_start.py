@@ -65,6 +65,7 @@ def unpacked(batch):
   return warm_start.Batch(*(np.stack(column) for column in zip(*rows)))
 
 
+@pytest.mark.slow
 def test_packed_equals_unpacked():
   batch = packed()
   alone = unpacked(batch)
