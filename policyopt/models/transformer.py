@@ -55,8 +55,7 @@ def logical_axes(config: ModelConfig) -> Params:
     A tree of `jax.sharding.PartitionSpec` in the structure of the parameters;
     `partitioning.RULES` maps the names to mesh axes.
   """
-  boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
-  return jax.tree.map(lambda box: box.get_partition_spec(), boxed,
+  return jax.tree.map(lambda box: box.get_partition_spec(), _declared(config),
                       is_leaf=_is_box)
 
 
@@ -66,7 +65,7 @@ def abstract_params(config: ModelConfig) -> Params:
   Returns:
     A tree of `jax.ShapeDtypeStruct`.
   """
-  return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+  return jax.tree.map(_value, _declared(config), is_leaf=_is_box)
 
 
 def forward(config: ModelConfig, params: Params, tokens: Array,
@@ -203,6 +202,8 @@ class _Block(nn.Module):
     config = self.config
     params = {name: _param(self, name, *spec)
               for name, spec in parameters.layer_specs(config).items()}
+    if self.is_initializing():  # Nothing depends on what it computes.
+      return carry, None
     if windowed is None:
       windowed = layers.static_windowed(config)
     x, cache, index = carry
@@ -276,11 +277,22 @@ def _param(module, name, shape, axes, initializer):
 
 def _boxed(config, key):
   tokens = jnp.zeros((1, 1), jnp.int32)
-  # Parameters depend on neither; a kernel of another platform would not run.
-  config = config.replace(remat='none', attention='xla')
+  config = config.replace(remat='none')  # There is nothing to keep.
   variables = _Decoder(config).init(
       {'params': key}, tokens, None, layers.places(config, tokens))
   return variables['params']
+
+
+def _declared(config):
+  """Shapes of `_boxed`."""
+  return _declare(config, jax.config.jax_enable_x64)
+
+
+@functools.lru_cache
+def _declare(config, wide):
+  """Once for a config: a run asks ten times, and tracing takes a while."""
+  del wide  # Decides which dtypes there are.
+  return jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
 
 
 def _is_box(x):

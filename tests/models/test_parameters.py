@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from policyopt.models import presets, transformer
+from policyopt.models import layers, presets, transformer
 
 _spec = importlib.util.spec_from_file_location(
     'reference', pathlib.Path(__file__).with_name('reference.py'))
@@ -104,3 +104,29 @@ def test_init_scale_and_layers_differ(key):
   assert layers['query'].std() == pytest.approx(128 ** -0.5, rel=0.15)
   assert layers['down'].std() == pytest.approx((352 * 8) ** -0.5, rel=0.15)
   assert not np.allclose(layers['query'][0], layers['query'][1])
+
+
+def test_they_are_declared_without_running_the_model(monkeypatch):
+  """Setting up a run asks for their shapes and places ten times."""
+  def layer(*_):
+    raise AssertionError('a layer was traced')
+
+  monkeypatch.setattr(layers, 'layer', layer)
+  config = SMALL.replace(vocab_size=31, remat='full')
+  shapes = transformer.abstract_params(config)
+  assert shapes['embedding'].shape == (31, 16)
+  params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  assert shapes == params
+  # What a caller does to the tree is its own business.
+  del shapes['embedding'], shapes['layers']['query']
+  assert transformer.abstract_params(config) == params
+
+
+def test_wide_numbers_are_found_where_there_are_some():
+  config = SMALL.replace(param_dtype='float64')
+  with pytest.warns(UserWarning, match='float64'):
+    narrow = transformer.abstract_params(config)
+  with jax.enable_x64(True):
+    wide = transformer.abstract_params(config)
+  assert narrow['embedding'].dtype == 'float32'
+  assert wide['embedding'].dtype == 'float64'
