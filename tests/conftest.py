@@ -6,6 +6,7 @@ one piece, they are compiled in a tenth of it. `XLA_FLAGS= pytest ...` compiles
 as a real run does; tests of rounding do so by themselves.
 """
 
+import gc
 from importlib import metadata
 import json
 import os
@@ -60,6 +61,17 @@ def pytest_terminal_summary(terminalreporter):
   for name, files in properties:
     if name == 'golden_without_adapter' and files:
       terminalreporter.line(f'without an adapter: {", ".join(files)}')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def kept_programs():
+  """What a module has compiled stays, and the collector looks at it no more.
+
+  Else it would take a tenth of the time, going through millions of objects.
+  """
+  yield
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(scope='session')

@@ -273,6 +273,7 @@ def test_microbatches_sum_to_the_whole(row):
               gradient=_rows(whole['gradient'], order)))
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(row):
   mesh = jax.make_mesh(
       (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -148,6 +148,7 @@ def test_over_a_mesh(rng, tied, shape):
 
 
 # Every shape is compiled anew: a smaller example would take minutes.
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, phases=(Phase.generate,))
 @given(st.integers(1, 20), st.integers(2, 260), st.booleans(),
        st.sampled_from([None, 2.]), st.floats(0.3, 2), st.floats(0, 3))

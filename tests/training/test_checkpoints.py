@@ -228,6 +228,7 @@ def test_a_save_that_stops_anywhere_leaves_a_state(
   assert [p.name for p in tmp_path.iterdir()] == ['00000003']
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_state(tmp_path):
   """SIGKILL at unforeseen moments of a process that does nothing but save."""
   program = textwrap.dedent("""

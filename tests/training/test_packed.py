@@ -39,9 +39,9 @@ def step(name, batching, batch, where=None):
 
 
 @pytest.mark.parametrize('name', [
-    'grpo', 'ppo', 'gspo',
+    'ppo',
     *(pytest.param(name, marks=pytest.mark.slow)
-      for name in factory.METHODS if name not in ('grpo', 'ppo', 'gspo'))])
+      for name in factory.METHODS if name != 'ppo')])
 def test_packed_is_unpacked(name, batch):
   expected, expected_metrics = step(name, Batching(microbatches=2), batch)
   state, metrics = step(name, Batching(microbatches=2, packed=True), batch)

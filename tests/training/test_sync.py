@@ -87,6 +87,7 @@ def test_float64_counts_both_halves(x64):
     assert sync.checksum(x) != sync.checksum(other)
 
 
+@pytest.mark.slow
 def test_the_checksum_is_the_same_on_every_mesh(params):
   expected = jax.jit(sync.checksum)(params)
   for shape in ((1, 8, 1, 1), (1, 4, 2, 1)):

@@ -36,7 +36,10 @@ def table_policy(params, rollout):
       values=params['values'][before])
 
 
-@pytest.mark.parametrize('name', factory.METHODS)
+@pytest.mark.parametrize('name', [
+    'ppo',
+    *(pytest.param(name, marks=pytest.mark.slow)
+      for name in factory.METHODS if name != 'ppo')])
 def test_microbatches_equal_the_whole(name, rng):
   method = factory.method(name)
   shape = (factory.VOCAB, factory.VOCAB)
