@@ -66,9 +66,9 @@ class JsonLines(Sequence[Record]):
     index = range(len(self))[index]
     start, end = self._ends[index:index + 2].tolist()
     if self._file is None:
-      self._file = open(self.path, 'rb')
+      self._file = os.open(self.path, os.O_RDONLY)
     # Leaves no position behind, so that threads do not disturb each other.
-    line = os.pread(self._file.fileno(), end - start, start)
+    line = os.pread(self._file, end - start, start)
     return _parse(line, self.path, index + 1)
 
   def __iter__(self) -> Iterator[Record]:
@@ -83,12 +83,12 @@ class JsonLines(Sequence[Record]):
   def close(self) -> None:
     """Closes the file; reading opens it again."""
     if self._file is not None:
-      self._file.close()
+      os.close(self._file)
       self._file = None
 
   def __del__(self):
     if getattr(self, '_file', None) is not None:
-      self._file.close()
+      os.close(self._file)
 
   def __getstate__(self):
     return {**self.__dict__, '_file': None}
