@@ -13,6 +13,9 @@ import jax
 # An XLA that does not know an option refuses it, so only where they are known.
 _KNOWN = '0.10.'
 
+LOOPS = {'xla_backend_optimization_level': 2}
+PRODUCTS = LOOPS | {'xla_cpu_use_fusion_emitters': False}
+
 
 def options(mesh: jax.sharding.Mesh | None, loops: bool = False
             ) -> dict[str, bool | int] | None:
@@ -36,5 +39,4 @@ def options(mesh: jax.sharding.Mesh | None, loops: bool = False
   if (platform != 'cpu' or not jax.__version__.startswith(_KNOWN)
       or jax.config.read('jax_disable_most_optimizations')):
     return None
-  level = {'xla_backend_optimization_level': 2}
-  return level if loops else level | {'xla_cpu_use_fusion_emitters': False}
+  return dict(LOOPS if loops else PRODUCTS)

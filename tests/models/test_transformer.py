@@ -11,7 +11,7 @@ import pytest
 
 from policyopt.models import cache as cache_lib
 from policyopt.models import layers, transformer
-from tests.compiling import AS_IN_A_RUN
+from tests.compiling import AS_JAX_DOES
 
 _spec = importlib.util.spec_from_file_location(
     'reference', pathlib.Path(__file__).with_name('reference.py'))
@@ -152,7 +152,7 @@ def test_cpu_writes_tokens_without_a_loop_over_rows():
   buffer, slot = jnp.zeros((2, 16, 4, 2, 8)), jnp.array([3, 15, 0, 7])
   new = jax.random.normal(jax.random.key(0), (4, 1, 2, 8))
   compiled = jax.jit(cache_lib.update_layer, donate_argnums=0).lower(
-      buffer, new, jnp.int32(1), slot).compile(compiler_options=AS_IN_A_RUN)
+      buffer, new, jnp.int32(1), slot).compile(compiler_options=AS_JAX_DOES)
   assert 'while(' not in compiled.as_text()
   buffer = compiled(buffer, new, jnp.int32(1), slot)
   want = np.zeros(buffer.shape, np.float32)

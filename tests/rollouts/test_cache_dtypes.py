@@ -10,13 +10,13 @@ import pytest
 from policyopt.models import attention, partitioning, quantized, scoring
 from policyopt.models import cache as kv_cache
 from policyopt.rollouts.sampler import SamplerConfig, sample
-from tests.compiling import AS_IN_A_RUN
+from tests.compiling import AS_JAX_DOES
 
 DTYPES = ('bfloat16', 'int8', 'float8_e4m3fn')
 SAMPLER = SamplerConfig(max_tokens=7, stop_tokens=(3, 9, 20), pad_id=37)
 draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
 exactly = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples',
-                  compiler_options=AS_IN_A_RUN)
+                  compiler_options=AS_JAX_DOES)
 
 
 def run(config, params, prompts, slots=0, chunk=0, draw=draw):

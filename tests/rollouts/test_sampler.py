@@ -15,7 +15,7 @@ from policyopt.ops.signals.entropy_scale import Heat, heated
 from policyopt.rollouts import draw as draw_lib
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
-from tests.compiling import AS_IN_A_RUN
+from tests.compiling import AS_JAX_DOES
 
 draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
 score = jax.jit(scoring.score, static_argnums=0, static_argnames='needs')
@@ -99,7 +99,7 @@ def test_log_probs_of_trained_weights_equal_the_scorer(
   rows = 64
   prompts = Prompts(jnp.tile(prompts.tokens, (16, 1)),
                     jnp.tile(prompts.length, 16))
-  optimised = functools.partial(jax.jit, compiler_options=AS_IN_A_RUN)
+  optimised = functools.partial(jax.jit, compiler_options=AS_JAX_DOES)
   out = optimised(sample, static_argnums=(0, 1), static_argnames='samples')(
       config, sampler, trained, prompts, jax.random.key(0), samples=4,
       row_ids=jnp.arange(4 * rows))

@@ -14,7 +14,7 @@ from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts import slots
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.types import Prompts
-from tests.compiling import AS_IN_A_RUN, SAMPLER_OF_A_RUN
+from tests.compiling import AS_JAX_DOES, SAMPLER_OF_A_RUN
 
 draw = jax.jit(sample, static_argnums=(0, 1), static_argnames='samples')
 
@@ -86,7 +86,7 @@ def test_slots_of_a_cache_in_tiles_draw_the_same_rows(
 
 
 @pytest.mark.parametrize('options', [
-    pytest.param(AS_IN_A_RUN, id='by itself'),
+    pytest.param(AS_JAX_DOES, id='by itself'),
     pytest.param(SAMPLER_OF_A_RUN, id='run')])
 def test_same_tokens_as_in_a_run(options, config, params, prompts):
   """There rounding depends on how many rows there are."""

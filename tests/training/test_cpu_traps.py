@@ -17,7 +17,7 @@ from policyopt.rollouts import draw
 from policyopt.rollouts.sampler import SamplerConfig, sample
 from policyopt.training.learner import Batching
 from policyopt.types import Prompts
-from tests.compiling import AS_IN_A_RUN
+from tests.compiling import AS_JAX_DOES
 from tests.training import factory
 
 NARROW = factory.MODEL.replace(dtype='bfloat16')
@@ -26,9 +26,9 @@ _DOT = re.compile(r' dot\(%?([\w.\-]+), %?([\w.\-]+)\)')
 
 
 def compiled(fn, *args, **kwargs):
-  """As a run compiles it, not as tests do."""
+  """As JAX compiles it by itself, not as tests do."""
   return jax.jit(fn).lower(*args, **kwargs).compile(
-      compiler_options=AS_IN_A_RUN)
+      compiler_options=AS_JAX_DOES)
 
 
 def products(text):
@@ -115,7 +115,7 @@ def update(model, **batching):
   credit, state, _ = trainer.credit(trainer.state(), factory.rollout())
   with jax.set_mesh(trainer.mesh):
     program = trainer.learner.update.lower(
-        state, credit, jax.random.key(3)).compile(compiler_options=AS_IN_A_RUN)
+        state, credit, jax.random.key(3)).compile(compiler_options=AS_JAX_DOES)
   return program, state, credit
 
 
@@ -144,11 +144,11 @@ def test_narrow_sampling_and_scoring_run():
       sample, static_argnums=(0, 1), static_argnames='samples').lower(
           NARROW, SamplerConfig(max_tokens=6), params, prompts,
           jax.random.key(1), samples=4, row_ids=jnp.arange(8)).compile(
-              compiler_options=AS_IN_A_RUN)
+              compiler_options=AS_JAX_DOES)
   drawn = draw(params, prompts, jax.random.key(1), row_ids=jnp.arange(8))
   assert drawn.mask.sum() == 48
   score = jax.jit(scoring.score, static_argnums=0).lower(
-      NARROW, params, drawn.tokens).compile(compiler_options=AS_IN_A_RUN)
+      NARROW, params, drawn.tokens).compile(compiler_options=AS_JAX_DOES)
   scored = score(params, drawn.tokens).log_probs
   gap = np.abs(np.where(drawn.mask, scored - drawn.log_probs, 0)).max()
   assert np.isfinite(gap) and gap < .1
