@@ -11,7 +11,6 @@ from importlib import metadata
 import json
 import os
 import pathlib
-import warnings
 
 # Before jax is imported: the tests never touch an accelerator.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -71,10 +70,7 @@ def kept_programs():
   Else it would take a tenth of the time, going through millions of objects.
   """
   yield
-  with warnings.catch_warnings():
-    # What is found here is no fault of the test that happens to be next.
-    warnings.simplefilter('ignore', ResourceWarning)
-    gc.collect()
+  gc.collect()
   gc.freeze()
 
 
