@@ -38,7 +38,8 @@ def summed_gradient(loss_fn, params, batch, count: int):
   Returns:
     (loss, metrics, gradient): what one piece of B rows would give.
   """
-  gradient = jax.value_and_grad(loss_fn, has_aux=True)
+  # Jitted, it is traced once for its shapes and for the loop together.
+  gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), inline=True)
   if count == 1:
     (loss, metrics), grads = gradient(params, batch)
     return loss, metrics, grads
