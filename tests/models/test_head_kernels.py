@@ -1,8 +1,6 @@
 """The loss head's kernels, step by step, against the logits in pieces."""
 
 import functools
-import importlib.util
-import pathlib
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -22,11 +20,7 @@ from policyopt.models import (
   scoring,
 )
 from policyopt.ops import bits
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 WIDTH, VOCAB = 16, 300
 ALL = frozenset({'entropy', 'sum_squared_probs'})

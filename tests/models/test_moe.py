@@ -1,8 +1,6 @@
 """Experts against a dense mixture, their neighbours, meshes and statistics."""
 
 import functools
-import importlib.util
-import pathlib
 
 import hypothesis
 from hypothesis import strategies as st
@@ -12,11 +10,7 @@ import numpy as np
 import pytest
 
 from policyopt.models import moe, partitioning, presets, scoring, transformer
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 CONFIG = presets.preset(
     'nano', vocab_size=40, width=16, head_dim=8, mlp_width=24, num_experts=8,

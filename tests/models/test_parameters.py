@@ -1,19 +1,13 @@
 """Names, shapes, axes and first values of the parameters."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from policyopt.models import layers, presets, transformer
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 SMALL, FAMILIES = reference.SMALL, reference.FAMILIES
 

@@ -1,8 +1,6 @@
 """Meshes, and that no way of splitting the model changes its numbers."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +8,7 @@ import numpy as np
 import pytest
 
 from policyopt.models import partitioning, presets, scoring, transformer
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 P = jax.sharding.PartitionSpec
 CONFIG = presets.preset(

@@ -1,8 +1,6 @@
 """Scores against a plain log-softmax, in chunks, packed, truncated, bf16."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.extend
@@ -12,11 +10,7 @@ import pytest
 
 from policyopt.models import presets, scoring, transformer
 from policyopt.ops import bits
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 CONFIG = presets.preset(
     'nano', vocab_size=37, width=16, head_dim=8, mlp_width=24, logit_chunk=4,

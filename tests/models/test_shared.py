@@ -1,8 +1,6 @@
 """Scores with each prompt read once, against every row read by itself."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +15,7 @@ from policyopt.models import (
     shared,
 )
 from policyopt.ops import bits
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 VOCAB, SAMPLES, TOKENS = 29, 3, 13
 SIZES = shared.Sizes(SAMPLES, prompt=7, response=6)

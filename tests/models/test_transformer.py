@@ -1,8 +1,6 @@
 """The decoder against a numpy reference, its cache, padding and packing."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +10,7 @@ import pytest
 from policyopt.models import cache as cache_lib
 from policyopt.models import layers, transformer
 from tests.compiling import AS_JAX_DOES
-
-_spec = importlib.util.spec_from_file_location(
-    'reference', pathlib.Path(__file__).with_name('reference.py'))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.models import reference
 
 SMALL, FAMILIES = reference.SMALL, reference.FAMILIES
 
