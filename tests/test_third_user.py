@@ -39,8 +39,8 @@ found = {
     'jit': jax.jit(advantages)(*whole),
     'vmap': jax.vmap(local, axis_name='d')(*parts),
     'pmap': jax.pmap(local, axis_name='d')(*parts),
-    'shard_map': jax.shard_map(
-        local, mesh=mesh, in_specs=rows, out_specs=rows)(*whole),
+    'shard_map': jax.jit(jax.shard_map(
+        local, mesh=mesh, in_specs=rows, out_specs=rows))(*whole),
     'sharded jit': jax.jit(advantages)(*spread)}
 assert len(found['sharded jit'][0].sharding.device_set) == 8
 print(json.dumps({way: [x.reshape(-1).tolist() for x in out]

@@ -68,7 +68,7 @@ class Runs:
     self.config = folder / 'small.py'
     self.config.write_text(SMALL)
     self._environment = {
-        **os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '',
+        **os.environ, 'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',

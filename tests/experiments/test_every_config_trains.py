@@ -55,7 +55,7 @@ def small(name):
   config.sampler.max_tokens = 4
   config.batching.microbatches = 1
   config.optimizer.update(learning_rate=1e-2, warmup_steps=0)
-  config.update(prompts=8, samples=4, steps=STEPS, checkpoint_every=2)
+  config.update(prompts=8, samples=4, steps=STEPS, checkpoint_every=STOP)
   config.evaluation.update(problems=16, samples=4, every=0)
   return config
 

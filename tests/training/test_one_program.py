@@ -21,7 +21,7 @@ def _config(**changes):
   config.model.preset = 'nano'
   config.model.kw.update(vocab_size=24, width=32, mlp_width=64)
   config.sampler.max_tokens = 3
-  config.warm_start.update(steps=150, examples=128, rows=64, length=16)
+  config.warm_start.update(steps=80, examples=128, rows=64, length=16)
   config.warm_start.optimizer.update(learning_rate=1e-2, warmup_steps=0)
   config.evaluation.update(problems=20, samples=4, every=4)
   config.update(changes)
