@@ -164,7 +164,7 @@ def test_any_shape(length, vocab, tied, softcap, temperature, size):
   assert (log_probs <= rounding).all() and (entropy >= -rounding).all()
   assert (entropy <= np.log(vocab) + rounding).all()
   # Jensen: exp(−H) <= Σ p² <= 1.
-  assert (np.exp(-entropy) <= squares * (1 + 10 * rounding)).all()
+  assert (np.exp(-entropy) <= squares * (1 + 2 * rounding)).all()
   assert (squares <= 1 + rounding).all()
 
 

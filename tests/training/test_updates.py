@@ -36,6 +36,19 @@ def table_policy(params, rollout):
       values=params['values'][before])
 
 
+def test_a_microbatch_is_traced_once():
+  """For its shapes and for the loop together: tracing a model takes long."""
+  calls = []
+
+  def loss(params, piece):
+    calls.append(piece.shape)
+    return jnp.sum(params * piece), {}
+
+  jax.jit(lambda *args: summed_gradient(loss, *args, 4)).lower(
+      jnp.ones(()), jnp.ones(8))
+  assert calls == [(2,)]
+
+
 @pytest.mark.parametrize('name', [
     'ppo',
     *(pytest.param(name, marks=pytest.mark.slow)
