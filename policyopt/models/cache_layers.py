@@ -63,10 +63,10 @@ class LayerCache:
 
 
 def tile(slots: int) -> int | None:
-  """W for so many slots, that which fills the last tile best; None for few."""
+  """W for so many slots: None for few, narrow where much would be added."""
   if slots <= _TILE:
     return None
-  return _TILE if slots % _TILE == 0 else _TILE // 2
+  return _TILE // 2 if 2 * slots <= 3 * _TILE else _TILE
 
 
 def by_layer(cache: cache_lib.Cache, width: int | None) -> LayerCache:
@@ -178,6 +178,17 @@ def copy_row(cache: LayerCache | cache_lib.Cache, row: Array,
     return jax.lax.dynamic_update_slice(to, part, start)
 
   return jax.tree.map(copy, cache, source)
+
+
+def take(cache: LayerCache | cache_lib.Cache, rows: Array
+         ) -> LayerCache | cache_lib.Cache:
+  """`cache.take` of a cache in either form, without shared prompts."""
+  if isinstance(cache, cache_lib.Cache):
+    return cache_lib.take(cache, rows)
+  part = jnp.arange(cache.heads, dtype=rows.dtype)
+  rows = (rows[:, None] * cache.heads + part[None]).reshape(-1)
+  return jax.tree.map(
+      lambda x: jnp.take(x, rows, axis=0, mode='clip'), cache)
 
 
 def _by_head(cache, x):

@@ -35,8 +35,8 @@ def gumbel(keys: Array, step: Array, size: int, dtype) -> Array:
     True
   """
   def one(key, step):
-    return jax.random.gumbel(
-        _written_out(jax.random.fold_in(key, step)), (size,), dtype)
+    key = jax.random.fold_in(_written_out(key), step)
+    return jax.random.gumbel(key, (size,), dtype)
 
   return jax.vmap(one)(keys, jnp.broadcast_to(step, keys.shape))
 
@@ -53,28 +53,39 @@ def _written_out(key):
   return jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
 
 
-def _bits(key, bit_width, shape):
-  """Threefry-2x32 of 0, 1, 2, ...: bits of the given shape.
+def _hash(key, x, y):
+  """Threefry-2x32 of the counts (x, y), words of a shape.
 
   Source: "Parallel Random Numbers: As Easy as 1, 2, 3", Salmon, Moraes, Dror
     and Shaw, 2011.
   """
-  if bit_width != 32:
-    return _THREEFRY.random_bits(key, bit_width, shape)
   keys = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-  # A count has two words, of which the first is 0 below 2³².
-  x = jnp.broadcast_to(keys[0], shape)
-  y = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape) + keys[1]
+  x, y = x + keys[0], y + keys[1]
   for count in range(1, 6):
     for bits in _ROTATIONS[(count - 1) % 2]:
       x = x + y
       y = x ^ (y << bits | y >> 32 - bits)
     x = x + keys[count % 3]
     y = y + keys[(count + 1) % 3] + jnp.uint32(count)
+  return x, y
+
+
+def _bits(key, bit_width, shape):
+  """The hash of 0, 1, 2, ..., in the given shape."""
+  if bit_width != 32:
+    return _THREEFRY.random_bits(key, bit_width, shape)
+  # A count has two words, of which the first is 0 below 2³².
+  count = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+  x, y = _hash(key, jnp.zeros_like(count), count)
   return x ^ y
+
+
+def _fold_in(key, data):
+  """The key that is the hash of a number, uint32[]."""
+  return jnp.stack(_hash(key, jnp.zeros_like(data), data))
 
 
 _WRITTEN_OUT = extended.define_prng_impl(
     key_shape=_THREEFRY.key_shape, seed=_THREEFRY.seed, split=_THREEFRY.split,
-    random_bits=_bits, fold_in=_THREEFRY.fold_in, name='threefry_written_out',
+    random_bits=_bits, fold_in=_fold_in, name='threefry_written_out',
     tag='frw')

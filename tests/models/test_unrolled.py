@@ -90,7 +90,7 @@ def test_tiles_of_slots_give_the_same_numbers(name, written_out, monkeypatch):
   del written_out
   config = FAMILIES[name]
   scanned, *_ = (decoded(config, form, steps=7) for form in forms(config, 7))
-  monkeypatch.setattr(cache_layers, '_TILE', 4)
+  monkeypatch.setattr(cache_layers, '_TILE', 3)
   _, *others = forms(config, 7)
   for form in others:
     _, cache = form(reference.params(config),
@@ -101,8 +101,8 @@ def test_tiles_of_slots_give_the_same_numbers(name, written_out, monkeypatch):
 
 
 @pytest.mark.parametrize('slots, width', [
-    (1, None), (64, None), (65, 32), (128, 64), (160, 32)])
-def test_tiles_are_full_or_nearly(slots, width):
+    (1, None), (64, None), (65, 32), (96, 32), (97, 64), (128, 64), (160, 64)])
+def test_tiles_are_wide_unless_much_would_be_added(slots, width):
   assert cache_layers.tile(slots) == width
 
 

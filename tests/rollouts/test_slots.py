@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policyopt.models import cache_layers, partitioning, unrolled
+from policyopt.models import (
+    cache_layers,
+    partitioning,
+    transformer,
+    unrolled,
+)
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts import slots
 from policyopt.rollouts.sampler import SamplerConfig, sample
@@ -57,6 +62,7 @@ def scheduled(lengths, slots):
 @pytest.mark.parametrize('sampler, count, chunk', [
     (STOPS, 3, 0),
     (STOPS, 8, 2),
+    (STOPS, 16, 0),
     (dataclasses.replace(PLAIN, temperature=0.), 1, 0),
     (dataclasses.replace(PLAIN, temperature=1.4, top_k=9, min_p=.02), 19, 1),
 ], ids=str)
@@ -79,7 +85,7 @@ def test_slots_of_a_cache_in_tiles_draw_the_same_rows(
   expected = run(config, STOPS, params, prompts)
   monkeypatch.setattr(unrolled, '_LARGE', 0)
   monkeypatch.setattr(cache_layers, '_TILE', 4)
-  for sampler in STOPS, in_slots(STOPS, 4, chunk):
+  for sampler in STOPS, in_slots(STOPS, 8, chunk):
     draw = jax.jit(lambda *args, **kw: sample(*args, **kw),
                    static_argnums=(0, 1), static_argnames='samples')
     assert_same(run(config, sampler, params, prompts, draw=draw), expected)
@@ -128,9 +134,26 @@ def test_one_program_for_all_lengths(config, params, prompts):
   assert len(traces) == 1
 
 
+@pytest.mark.parametrize('count, widths', [
+    (16, (16, 8, 4)), (12, (12, 6)), (8, (8, 4)), (9, (9,)), (6, (6,))])
+def test_the_last_rows_are_decoded_in_fewer_slots(
+    count, widths, config, params, prompts, monkeypatch):
+  seen, forward = [], transformer.forward
+  monkeypatch.setattr(transformer, 'forward', lambda config, params, tokens,
+                      *args, **kw: seen.append(tokens.shape) or forward(
+                          config, params, tokens, *args, **kw))
+  draw = jax.jit(lambda *args, **kw: sample(*args, **kw),
+                 static_argnums=(0, 1), static_argnames='samples')
+  draw.trace(config, in_slots(PLAIN, count), params, prompts,
+             jax.random.key(1), samples=5, row_ids=jnp.arange(20))
+  prompts_read, *decoded = dict.fromkeys(seen)
+  assert prompts_read == prompts.tokens.shape
+  assert decoded == [(width, 1) for width in widths]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('shape, count, chunk', [
-    ((2, 2, 2, 1), 8, 0), ((4, 1, 1, 1), 8, 4)])
+    ((2, 2, 2, 1), 8, 0), ((4, 1, 1, 1), 8, 4), ((2, 1, 1, 1), 16, 4)])
 def test_shards_refill_their_own_slots(
     shape, count, chunk, config, params, prompts):
   prompts = Prompts(jnp.tile(prompts.tokens, (2, 1)),
