@@ -17,9 +17,8 @@ Array = jax.Array
 # whatever is there (its row is padding) and never NaN.
 _MASKED = -1e30
 
-# Queries whose scores exist at a time in long rows: memory then grows with
-# the length and not with its square.
-_BLOCK = 512
+# Queries whose scores exist at a time in long rows; a CPU has a cache for few.
+_BLOCK, _CPU_BLOCK = 512, 64
 
 
 def causal(query: Array, key: Array, value: Array, *,
@@ -78,34 +77,28 @@ def causal(query: Array, key: Array, value: Array, *,
 def _causal_xla(query, key, value, *, segments, windowed, window, scale,
                 softcap):
   """The mask written out; in blocks of queries when the rows are long."""
-  length, before = query.shape[1], key.shape[1] - query.shape[1]
-  every = jnp.arange(before + length)
+  before = key.shape[1] - query.shape[1]
 
-  def block(query, own, index):
+  def run(end, index, query, own=None):
+    index, every = before + index, jnp.arange(before + end)
     mask = (index[:, None] >= every[None, :])[None]
-    if segments is not None:
-      mask = mask & (own[:, :, None] == segments[:, None, :])
+    if own is not None:
+      mask = mask & (own[:, :, None] == segments[:, None, :before + end])
     if window is not None:
       near = (index[:, None] - every[None, :] < window)[None]
       if windowed is not None and windowed is not True:
         near = near | ~jnp.asarray(windowed, bool)
       mask = mask & near
-    return attend(query, key, value, mask, scale=scale, softcap=softcap)
+    return attend(query, key[:, :before + end], value[:, :before + end], mask,
+                  scale=scale, softcap=softcap)
 
-  own = segments if segments is None else segments[:, before:]
-  if length <= 2 * _BLOCK:
-    return block(query, own, every[before:])
-  count = -(-length // _BLOCK)
-  size = -(-length // count)  # even blocks: the least padding
+  own = () if segments is None else (segments[:, before:],)
+  return pieces.of_queries(run, query, *own, block=block_size())
 
-  if own is None:
-    own = jnp.zeros((1, length), jnp.int32)
-  index = before + jnp.arange(count * size).reshape(count, size)
-  out = jax.lax.map(
-      lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
-      (pieces.split(query, count, size), pieces.split(own, count, size),
-       index))
-  return pieces.join(out, length)
+
+def block_size() -> int:
+  """Queries whose scores exist at a time in long rows."""
+  return _CPU_BLOCK if kernels.platform() == 'cpu' else _BLOCK
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array, *,

@@ -155,29 +155,22 @@ def _responses(query, key, value, prompt_key, prompt_value, real, *, windowed,
 
   keys, values = heads_first(prompt_key, key), heads_first(prompt_value, value)
 
-  def block(query, index):
+  def run(end, index, query):
     # Distances to the keys of the prompt, and to those of the response.
     far = index[:, None] + width - jnp.arange(width)[None, :]
-    near = index[:, None] - jnp.arange(length)[None, :]
+    near = index[:, None] - jnp.arange(end)[None, :]
     before, own = real[:, None, :], (near >= 0)[None]
     if window is not None:
       inside = [x < window for x in (far, near)]
       if windowed is not None and windowed is not True:
         inside = [x | ~jnp.asarray(windowed, bool) for x in inside]
       before, own = before & inside[0][None], own & inside[1][None]
-    sets = zip((x.swapaxes(-1, -2) for x in keys), values, (before, own))
-    return _attend(query, list(sets), (rows, keys[0].shape[1]), scale, softcap)
+    sets = [
+        (keys[0].swapaxes(-1, -2), values[0], before),
+        (keys[1][:, :end].swapaxes(-1, -2), values[1][:, :end], own)]
+    return _attend(query, sets, (rows, keys[0].shape[1]), scale, softcap)
 
-  size = attention._BLOCK
-  if length <= 2 * size:
-    return block(query, jnp.arange(length))
-  count = -(-length // size)
-  size = -(-length // count)
-  out = jax.lax.map(
-      lambda piece: jax.checkpoint(block, prevent_cse=False)(*piece),
-      (pieces.split(query, count, size),
-       jnp.arange(count * size).reshape(count, size)))
-  return pieces.join(out, length)
+  return pieces.of_queries(run, query, block=attention.block_size())
 
 
 def _attend(query, sets, size, scale, softcap):

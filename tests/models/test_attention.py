@@ -68,8 +68,8 @@ def test_the_flag_of_the_window_may_be_traced(rng):
       attention.causal(*inputs, window=2, windowed=False), far)
 
 
-@pytest.mark.parametrize('length', [13, 16])
-def test_long_rows_in_blocks_are_the_same(rng, monkeypatch, length):
+@pytest.mark.parametrize('length, block', [(13, 2), (16, 1), (26, 2)])
+def test_long_rows_in_blocks_are_the_same(rng, monkeypatch, length, block):
   inputs, segments = draw(rng, length=length), packed(2, length)
 
   def gradients(*inputs):
@@ -78,8 +78,13 @@ def test_long_rows_in_blocks_are_the_same(rng, monkeypatch, length):
       return jnp.sum(jnp.sin(out)), out
     return jax.jit(jax.grad(loss, has_aux=True))(inputs)
 
-  whole = gradients(*inputs)
-  monkeypatch.setattr(attention, '_BLOCK', 5)
+  def traced():  # Not a trace that is kept: of a new function.
+    return str(jax.make_jaxpr(lambda *inputs: gradients(*inputs))(*inputs))
+
+  whole, square = gradients(*inputs), f'{length},{length}]'
+  assert square in traced()
+  monkeypatch.setattr(attention, '_CPU_BLOCK', block)
+  assert square not in traced()
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6),
                gradients(*inputs), whole)
 

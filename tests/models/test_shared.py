@@ -111,7 +111,7 @@ def test_everything_that_may_be_asked_for():
 def test_the_head_in_pieces_and_long_responses_in_blocks(monkeypatch):
   config = reference.FAMILIES['gemma2']
   whole = both(config, needs=())[1]
-  monkeypatch.setattr(attention, '_BLOCK', 2)
+  monkeypatch.setattr(attention, '_CPU_BLOCK', 1)
   assert_same(whole, both(config.replace(logit_chunk=4), needs=())[1])
 
 
