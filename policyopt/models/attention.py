@@ -17,7 +17,7 @@ Array = jax.Array
 # whatever is there (its row is padding) and never NaN.
 _MASKED = -1e30
 
-# Queries whose scores exist at a time in long rows; a CPU has a cache for few.
+# Of queries, where rows are long; a CPU's cache has room for the scores of few.
 _BLOCK, _CPU_BLOCK = 512, 64
 
 
@@ -97,7 +97,7 @@ def _causal_xla(query, key, value, *, segments, windowed, window, scale,
 
 
 def block_size() -> int:
-  """Queries whose scores exist at a time in long rows."""
+  """Queries of a block of long rows: `block` of `pieces.of_queries`."""
   return _CPU_BLOCK if kernels.platform() == 'cpu' else _BLOCK
 
 

@@ -65,10 +65,14 @@ def of_queries(run, query: Array, *aside: Array, block: int) -> Array:
       places index i32[S'], all before the int `end`.
     query: [B, S, ...].
     *aside: [B or 1, S, ...], what else there is of every query.
-    block: queries at a time; rows of up to two blocks are left whole.
+    block: queries at a time; up to two blocks, of a row or a stage, are left
+      whole.
 
   Returns:
     [B, S, ...].
+
+  Source: "Self-attention Does Not Need O(n²) Memory", Rabe and Staats, 2021,
+    arXiv 2112.05682.
 
   Example:
     >>> x = jnp.arange(5.)[None]
@@ -91,6 +95,7 @@ def of_queries(run, query: Array, *aside: Array, block: int) -> Array:
 
 
 def _one_after_another(stage, index, parts, block):
+  """stage(index, *parts) of a block of queries at a time."""
   length = len(index)
   if length <= 2 * block:
     return stage(index, *parts)

@@ -169,7 +169,15 @@ def by_row(first: Drawn, record: Drawn, slot: Array, since: Array,
 
 
 def shards_of(slots: int, prompts: int) -> int:
-  """Shards of the rows that can have slots and prompts of their own."""
+  """Shards of the rows that can have slots and prompts of their own.
+
+  Args:
+    slots: S, of all shards.
+    prompts: that are read at a time, of all shards.
+
+  Returns:
+    D of the mesh in context, or 1 where it does not divide both.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return 1
@@ -180,7 +188,17 @@ def shards_of(slots: int, prompts: int) -> int:
 
 
 def on_shards(function, shards: int, in_specs, out_specs):
-  """The function on each shard of the rows by itself."""
+  """The function on each shard of the rows by itself.
+
+  Args:
+    function: of one shard.
+    shards: D, from `shards_of`; 1 leaves the function as it is.
+    in_specs: of its arguments, as `jax.shard_map` takes them.
+    out_specs: of its result.
+
+  Returns:
+    The function of all shards.
+  """
   if shards == 1:
     return function
   return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs,

@@ -11,6 +11,7 @@ from policyopt.models import (
     attention,
     attention_kernels,
     attention_shared,
+    pieces,
     scoring,
     shared,
 )
@@ -108,10 +109,12 @@ def test_everything_that_may_be_asked_for():
 
 
 @pytest.mark.slow
-def test_the_head_in_pieces_and_long_responses_in_blocks(monkeypatch):
+@pytest.mark.parametrize('stages', [1, 4])
+def test_the_head_in_pieces_and_long_responses_in_blocks(stages, monkeypatch):
   config = reference.FAMILIES['gemma2']
   whole = both(config, needs=())[1]
   monkeypatch.setattr(attention, '_CPU_BLOCK', 1)
+  monkeypatch.setattr(pieces, '_STAGES', stages)
   assert_same(whole, both(config.replace(logit_chunk=4), needs=())[1])
 
 

@@ -54,11 +54,12 @@ def test_the_log_probs_are_those_of_the_rounded_policy(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('slots', [4, 8])
 @pytest.mark.parametrize('dtype', ['int8', 'float8_e4m3fn'])
-def test_slots_draw_the_same_bits(config, params, prompts, dtype):
+def test_slots_draw_the_same_bits(config, params, prompts, dtype, slots):
   config = config.replace(cache_dtype=dtype)
   other = run(config, params, prompts, draw=exactly)
-  assert_same(run(config, params, prompts, 8, draw=exactly), other, 0)
+  assert_same(run(config, params, prompts, slots, draw=exactly), other, 0)
 
 
 @pytest.mark.slow
