@@ -118,6 +118,36 @@ def share(cache: cache_lib.Cache, length: Array, samples: int, slots: int
                     Prompts(length, keys, values), heads, cache.keys.dtype)
 
 
+def shares(cache: LayerCache | cache_lib.Cache) -> bool:
+  """Whether it is one of `share`."""
+  return isinstance(cache, LayerCache) and cache.prompts is not None
+
+
+def grow(cache: LayerCache, slots: int) -> LayerCache:
+  """Appends empty slots to rows that share prompts.
+
+  Args:
+    cache: of whole tiles, or of none.
+    slots: of the result, no fewer than before; what is missing in the last
+      tile is added.
+
+  Returns:
+    The cache.
+  """
+  tiled = cache.keys[0].ndim > 3
+  width = cache.keys[0].shape[-1] if tiled else 1
+  tiles = -(-slots // width)
+
+  def append(arrays, axis, size):
+    pad = [(0, 0)] * arrays[0].ndim
+    pad[axis] = 0, size - arrays[0].shape[axis]
+    return tuple(jnp.pad(x, pad) for x in arrays)
+
+  return dataclasses.replace(
+      cache, keys=append(cache.keys, 1 if tiled else 2, tiles),
+      values=append(cache.values, 1, tiles * width))
+
+
 def write(cache: LayerCache, key: Array, value: Array, layer: int,
           slot: Array) -> LayerCache:
   """Writes the keys and values of one token in each row of one layer.

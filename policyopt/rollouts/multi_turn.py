@@ -33,6 +33,7 @@ from policyopt.models.config import ModelConfig
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
 from policyopt.rollouts import sampler as one_turn
+from policyopt.rollouts import stages
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw
 from policyopt.rollouts.sampler import Samples
 from policyopt.types import Array, Prompts, Turns
@@ -164,9 +165,8 @@ def _converse(config, sampler, params, turns, hidden, cache, keys, starts,
       jax.eval_shape(one, none[0], hidden, talk, none > 0))
   loop = Loop(none[0], none, talk, none > 0, none, drawn, heard, cache)
   # The first token comes from the prefill, so that the last is never read.
-  return jax.lax.while_loop(
-      lambda loop: (loop.step < limit) & ~loop.done.all(), body,
-      advance(loop, hidden, cache))
+  return stages.run(
+      lambda loop: ~loop.done.all(), body, advance(loop, hidden, cache), limit)
 
 
 def _finish(sampler, prompts, starts, last) -> Samples:

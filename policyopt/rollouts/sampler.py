@@ -26,7 +26,7 @@ from policyopt.models.config import ModelConfig
 from policyopt.models.layers import AnyCache
 from policyopt.models.partitioning import constrain
 from policyopt.ops.signals.entropy_scale import Heat
-from policyopt.rollouts import reading, slots
+from policyopt.rollouts import reading, slots, stages
 from policyopt.rollouts.draw import Drawn, SamplerConfig, draw, ends, stops
 from policyopt.types import Array, Prompts
 
@@ -201,17 +201,19 @@ def prefill(config: ModelConfig, params: Any, prompts: Prompts, samples: int,
     params: of the model.
     prompts: N of up to P tokens.
     samples: rows per prompt.
-    limit: response tokens that the cache will have room for.
+    limit: most tokens of a response.
 
   Returns:
     (hidden [N*samples, D] that predicts the first tokens, the rows' cache of
-    P + limit slots in the form that is decoded fastest).
+    P + limit slots in the form that is decoded fastest; where that grows, of
+    those of the first of its `stages`).
   """
   width = prompts.tokens.shape[1]
   hidden, cache = reading.read(config, params, prompts, limit)
   hidden = jnp.repeat(hidden, samples, axis=0)
   if unrolled.large(config):
-    return hidden, cache_layers.share(cache, prompts.length, samples, limit)
+    return hidden, cache_layers.share(
+        cache, prompts.length, samples, stages.ends(limit)[0])
   spare = width + limit - cache.slots
   cache = kv_cache.extend(kv_cache.repeat(cache, samples), spare)
   return hidden, unrolled.by_layer(config, cache, cache.slots)
@@ -267,8 +269,7 @@ def decode(config: ModelConfig, sampler: SamplerConfig, params: Any,
           hidden, keys))
   loop = advance(
       jnp.int32(0), hidden, cache, jnp.zeros(rows, bool), record)
-  return jax.lax.while_loop(
-      lambda loop: (loop.step < limit) & ~loop.done.all(), body, loop)
+  return stages.run(lambda loop: ~loop.done.all(), body, loop, limit)
 
 
 def _finish(sampler, prompts, starts, limits, record, steps) -> Samples:

@@ -40,7 +40,8 @@ TURNS = Turns(LIMIT, ACTION, REPLY, STOPS,
               lambda problem: 7 * problem % 11, _step, _observe)
 
 
-def run(config, params, prompts, sampler=PLAIN, limits=0, row_ids=None):
+def run(config, params, prompts, sampler=PLAIN, limits=0, row_ids=None,
+        draw=draw):
   rows = len(PROBLEM)
   row_ids = np.arange(rows) if row_ids is None else row_ids
   return draw(
