@@ -20,11 +20,17 @@ MODELS = {
     'thirty': dict(width=512, layers=8, heads=8, kv_heads=4, head_dim=64,
                    mlp=1536)}
 VOCABULARY = 512
-# In the order of a round. 'ours_warm' is the first step alone, of a process
-# that finds its programs in the persistent cache of compiled programs.
-SIDES = ('trl', 'ours', 'ours_shared', 'ours_warm', 'tunix')
-PROGRAMS = {'trl': 'with_trl', 'tunix': 'with_tunix', 'ours': 'ours',
-            'ours_shared': 'ours', 'ours_warm': 'ours'}
+# In the order of a round.
+SIDES = ('trl', 'ours', 'ours_shared', 'ours_warm', 'ours_lean', 'tunix')
+# What a side of ours changes in its cases.
+CHANGES = {'ours': dict(share_prompts=False),
+           'ours_shared': dict(share_prompts=True),
+           'ours_warm': dict(share_prompts=True, steps=1, calls=0),
+           'ours_lean': dict(share_prompts=True, remat='names', calls=0)}
+# Processes that find their programs in the persistent cache of compiled ones.
+WARM = ('ours_warm', 'ours_lean')
+PROGRAMS = {'trl': 'with_trl', 'tunix': 'with_tunix'} | dict.fromkeys(
+    CHANGES, 'ours')
 SHORT = ('trl', 'ours_shared')
 
 

@@ -135,11 +135,7 @@ def _processor():
 def run_side(python, case: peer_cases.Case, side: str, cache: pathlib.Path,
              limit: float) -> dict:
   """One process: its JSON line, or {'error': why there is none}."""
-  spec = case.spec()
-  if side == 'ours_shared':
-    spec['share_prompts'] = True
-  if side == 'ours_warm':
-    spec |= dict(share_prompts=True, steps=1, calls=0)
+  spec = case.spec() | peer_cases.CHANGES.get(side, {})
   program = ROOT / 'experiments' / 'bench' / 'sides' / (
       peer_cases.PROGRAMS[side] + '.py')
   env = {name: value for name, value in os.environ.items()
@@ -188,12 +184,13 @@ def one(pythons, case, side, caches: Caches, limit: float) -> dict:
   if side not in pythons:
     return dict(error='its environment could not be made')
   call = lambda cache: run_side(pythons[side], case, side, cache, limit)
-  if side != 'ours_warm':
-    # Sides without shared prompts compile other programs.
-    return call(caches.cold(case.name + ' plain' * (side == 'ours')))
-  cache = caches.warm(case.name)
-  if cache is None:  # The process that filled it is of an earlier start.
-    cache = caches.cold(case.name)
+  # Of the programs that it compiles.
+  kind = f'{case.name}, {side.replace("warm", "shared")}'
+  if side not in peer_cases.WARM:
+    return call(caches.cold(kind))
+  cache = caches.warm(kind)
+  if cache is None:  # Nothing in this start of the script has filled it.
+    cache = caches.cold(kind)
     call(cache)
   return call(cache)
 

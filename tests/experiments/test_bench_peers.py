@@ -76,10 +76,11 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
   asked.extend('...')  # No more interruptions.
   peers.run([CASE], pythons, again(), 1, show=show)
   # What has run does not run again; what failed does.
-  assert asked[3:] == ['ours_shared', 'ours_warm', 'tunix']
+  assert asked[3:] == [
+      'ours_shared', 'ours_warm', 'ours_lean', 'ours_lean', 'tunix']
   assert len(again().data['failed']) == 1
   peers.run([CASE], pythons, again(), 1, show=show)
-  assert asked[6:] == ['tunix']
+  assert asked[8:] == ['tunix']
   # Another setting is another measurement.
   data = json.loads(path.read_text())
   data['cases'][0]['response'] = 1
@@ -97,11 +98,12 @@ def test_warm_processes_find_the_programs_of_a_cold_one(tmp_path, monkeypatch):
           (side, cache)) or {})
   pythons = dict.fromkeys(peer_cases.SIDES, 'python')
   folders = peers.Caches(tmp_path)
-  for side in ('ours_warm', 'ours_shared', 'ours', 'ours_warm'):
+  for side in ('ours_warm', 'ours_shared', 'ours', 'ours_warm', 'ours_lean'):
     peers.one(pythons, CASE, side, folders, 1.)
-  (_, filled), (_, first), (_, cold), (_, plain), (_, warm) = caches
-  assert filled == first and warm == cold
-  assert len({first, cold, plain}) == 3
+  ((_, filled), (_, first), (_, cold), (_, plain), (_, warm), (_, lean),
+   (_, again)) = caches
+  assert filled == first and warm == cold and lean == again
+  assert len({first, cold, plain, lean}) == 4
   missing = peers.one({}, CASE, 'trl', folders, 1.)
   assert 'environment' in missing['error']
 

@@ -6,6 +6,7 @@ In this process, at the smallest size; what a kill does is tested elsewhere.
 import importlib
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -60,9 +61,22 @@ def small(name):
   return config
 
 
-def run(name, workdir):
-  config = small(name)
-  return loop.train(config, methods.from_config(config), str(workdir))
+@pytest.fixture(name='run', scope='module')
+def _run(tmp_path_factory):
+  """Trains; what is learned before the method begins is learned once."""
+  known = {}
+
+  def run(name, workdir):
+    config = small(name)
+    kind = config.model.to_json(), config.warm_start.to_json()
+    if kind in known and not workdir.exists():
+      shutil.copytree(known[kind], workdir / 'warm_start')
+    result = loop.train(config, methods.from_config(config), str(workdir))
+    if kind not in known:
+      known[kind] = tmp_path_factory.mktemp('known') / 'warm_start'
+      shutil.copytree(workdir / 'warm_start', known[kind])
+    return result
+  return run
 
 
 def _keeps_or_changes(name):
@@ -78,7 +92,7 @@ NAMES = sorted(filter(_keeps_or_changes, (
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_config(name, tmp_path, monkeypatch, outcome):
+def test_a_config(name, run, tmp_path, monkeypatch, outcome):
   whole = tmp_path / 'whole'
   result = run(name, whole)
   # There is something to learn from.
@@ -91,11 +105,11 @@ def test_a_config(name, tmp_path, monkeypatch, outcome):
     assert np.isfinite(list(reported.values())).all()
   # A mean over nothing is not written.
   assert set(row.get('diagnostics', ())) <= set().union(*rows)
-  _cut_and_resume(name, tmp_path / 'cut', monkeypatch)
+  _cut_and_resume(run, name, tmp_path / 'cut', monkeypatch)
   assert outcome(tmp_path / 'cut', STEPS) == outcome(whole, STEPS)
 
 
-def _cut_and_resume(name, workdir, monkeypatch):
+def _cut_and_resume(run, name, workdir, monkeypatch):
   step = loop.train_step
 
   def stopping(parts, state, number):

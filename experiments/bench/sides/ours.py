@@ -28,7 +28,8 @@ def make_config(spec: dict):
       num_layers=shape['layers'], num_heads=shape['heads'],
       num_kv_heads=shape['kv_heads'], head_dim=shape['head_dim'],
       mlp_width=shape['mlp'], qk_norm=True, tied_embeddings=True,
-      dtype=spec['dtype'], max_length=spec['prompt'] + spec['response'])
+      dtype=spec['dtype'], max_length=spec['prompt'] + spec['response'],
+      remat=spec.get('remat', 'none'))
   if spec['dtype'] != 'float32':
     config.rollout.dtype = spec['dtype']
   config.update(prompts=spec['prompts'], samples=spec['samples'])
