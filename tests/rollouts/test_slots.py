@@ -91,6 +91,7 @@ def test_slots_of_a_cache_in_tiles_draw_the_same_rows(
     assert_same(run(config, sampler, params, prompts, draw=draw), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [
     pytest.param(AS_JAX_DOES, id='by itself'),
     pytest.param(SAMPLER_OF_A_RUN, id='run')])
