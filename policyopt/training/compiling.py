@@ -18,12 +18,13 @@ import jax
 _KNOWN = '0.10.'
 
 _BOTH = {'xla_backend_optimization_level': 2}
-LOOPS = _BOTH | {'xla_cpu_enable_concurrency_optimized_scheduler': False}
+LOOPS = _BOTH | {
+    'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 PRODUCTS = _BOTH | {'xla_cpu_use_fusion_emitters': False}
 
 
 def options(mesh: jax.sharding.Mesh | None, loops: bool = False
-            ) -> dict[str, bool | int] | None:
+            ) -> dict[str, bool | int | str] | None:
   """What to give to `jax.jit` as `compiler_options`.
 
   Args:

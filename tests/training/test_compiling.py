@@ -31,6 +31,21 @@ def test_the_compiler_knows_them(in_a_run, loops):
   np.testing.assert_allclose(got, np.exp(x) @ np.asarray(x), rtol=1e-6)
 
 
+@pytest.mark.skipif(not jax.__version__.startswith('0.10.'),
+                    reason='the options are those of jax 0.10')
+def test_what_has_large_arrays_needs_fewer_at_a_time(in_a_run):
+  def many(x):
+    return sum((jnp.sin(x * i) @ x).max() for i in range(1, 13))
+
+  def temporaries(loops):
+    compiled = jax.jit(
+        many, compiler_options=compiling.options(None, loops)).lower(
+            jnp.ones((256, 256))).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporaries(True) < .5 * temporaries(False)
+
+
 def test_not_off_the_cpu(in_a_run):
   tpu = types.SimpleNamespace(platform='tpu')
   mesh = types.SimpleNamespace(devices=np.array([[tpu]], dtype=object))
