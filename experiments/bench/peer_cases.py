@@ -27,8 +27,9 @@ CHANGES = {'ours': dict(share_prompts=False),
            'ours_shared': dict(share_prompts=True),
            'ours_warm': dict(share_prompts=True, steps=1, calls=0),
            'ours_lean': dict(share_prompts=True, remat='names', calls=0)}
-# Processes that find their programs in the persistent cache of compiled ones.
-WARM = ('ours_warm', 'ours_lean')
+# Sides that find their programs in the persistent cache of compiled ones, and
+# the side whose programs these are.
+WARM = {'ours_warm': 'ours_shared', 'ours_lean': 'ours_lean'}
 PROGRAMS = {'trl': 'with_trl', 'tunix': 'with_tunix'} | dict.fromkeys(
     CHANGES, 'ours')
 SHORT = ('trl', 'ours_shared')

@@ -184,8 +184,7 @@ def one(pythons, case, side, caches: Caches, limit: float) -> dict:
   if side not in pythons:
     return dict(error='its environment could not be made')
   call = lambda cache: run_side(pythons[side], case, side, cache, limit)
-  # Of the programs that it compiles.
-  kind = f'{case.name}, {side.replace("warm", "shared")}'
+  kind = f'{case.name}, {peer_cases.WARM.get(side, side)}'
   if side not in peer_cases.WARM:
     return call(caches.cold(kind))
   cache = caches.warm(kind)

@@ -17,6 +17,7 @@ from policyopt.models import (
     transformer,
     unrolled,
 )
+from policyopt.models import config as config_lib
 from tests.models import reference
 
 FAMILIES = reference.FAMILIES
@@ -175,9 +176,11 @@ def test_small_models_are_not_written_out():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['gemma3', 'mixtral', 'lora'])
-def test_gradients_are_those_of_the_scan(name, monkeypatch):
-  config = FAMILIES[name]
+@pytest.mark.parametrize('name,remat', [
+    *(('gemma3', remat) for remat in config_lib.REMAT if remat != 'offload'),
+    ('mixtral', 'none'), ('lora', 'none')])
+def test_gradients_are_those_of_the_scan(name, remat, monkeypatch):
+  config = FAMILIES[name].replace(remat=remat)
   params = reference.params(config)
   tokens = jnp.asarray(np.random.default_rng(1).integers(
       0, config.vocab_size, (3, 9)), jnp.int32)
