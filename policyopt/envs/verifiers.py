@@ -198,7 +198,6 @@ class _Job:
       worker.give(taken, [self._rows[i] for i in taken],
                   self._pool._timeout_s)
     except OSError:
-      # It died idle: none of the rows is to blame.
       self._waiting.extend(taken[::-1])
       self._lost(index, worker, CRASHED, 'it ended while idle')
 
@@ -213,6 +212,9 @@ class _Job:
                 f'the scorer {self._pool._start[0]} cannot be loaded:\n{value}')
           worker.ready = True
           return
+        if not worker.began:
+          worker.began = True
+          continue
         self._outcomes[worker.running.pop(0)] = (verdict, value)
         worker.failures = 0
         worker.deadline = time.monotonic() + self._pool._timeout_s
@@ -226,10 +228,12 @@ class _Job:
 
   def _lost(self, index, worker, verdict, reason):
     """Blames the row that a lost process was at, and starts another."""
-    if worker.running:
+    if worker.running and (worker.began or verdict == TIMED_OUT):
       self._outcomes[worker.running[0]] = (verdict, reason)
       self._waiting.extend(worker.running[:0:-1])
     else:
+      # It died idle, if after they were sent: none of the rows is to blame.
+      self._waiting.extend(worker.running[::-1])
       worker.failures += 1
       if worker.failures >= _STARTS:
         raise RuntimeError(
@@ -243,6 +247,7 @@ class _Worker:
 
   def __init__(self, start, start_s, failures=0):
     self.ready = False
+    self.began = False  # Whether it has taken the rows that it was given.
     self.failures = failures
     self.running = []
     self.deadline = time.monotonic() + start_s
@@ -268,6 +273,7 @@ class _Worker:
 
   def give(self, indices, rows, timeout_s):
     self.pipe.send(rows)
+    self.began = False
     self.running = indices
     self.deadline = time.monotonic() + timeout_s
 

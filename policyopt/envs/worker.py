@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 from multiprocessing import connection
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -88,8 +89,8 @@ def main(pipe: connection.Connection, parent: int) -> None:
   Args:
     pipe: to the pool. Receives (sys.path, spec, kwargs, timeout_s,
       memory_gb), answers (0, None) or (2, traceback); then receives lists of
-      argument tuples and answers (verdict, value) for each row as soon as it
-      is scored.
+      argument tuples, answers (0, None) to each list and then (verdict,
+      value) for each of its rows as soon as it is scored.
     parent: process id of the pool.
   """
   threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
@@ -106,7 +107,10 @@ def main(pipe: connection.Connection, parent: int) -> None:
     return
   with open(os.devnull, 'w', encoding='utf-8') as null:
     while True:
-      rows = pipe.recv()
+      message = pipe.recv_bytes()
+      # From here on one of these rows is to blame if the process ends.
+      _send(pipe, 0, None)
+      rows = pickle.loads(message)
       # Should the pool die meanwhile, even a scorer that holds the
       # interpreter lock for ever is ended.
       faulthandler.dump_traceback_later(

@@ -109,6 +109,21 @@ def test_a_process_that_died_idle_costs_no_row(pool):
   assert pool.counts['restarts'] == len(pids)
 
 
+def test_a_process_that_dies_before_it_takes_its_rows_costs_none():
+  with verifiers.VerifierPool(SCORER, workers=2, timeout_s=60.) as pool:
+    pids = set(pool.map([('who',)] * 64)[1])
+    for pid in pids:
+      os.kill(pid, signal.SIGSTOP)
+    # The rows are sent, for the stopped processes are there, but not read.
+    kills = [threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+             for pid in pids]
+    for kill in kills:
+      kill.start()
+    verdicts, values = pool.map([('score', i) for i in range(8)])
+    assert values == [2 * i for i in range(8)] and not any(verdicts)
+    assert pool.counts['restarts'] == len(pids)
+
+
 def test_a_stopped_process_is_replaced(pool):
   pids = set(pool.map([('who',)] * 64)[1])
   for pid in pids:
