@@ -109,6 +109,10 @@ def base(arg: str = '') -> ConfigDict:
       problems=512, samples=8, every=0, task=placeholder(str),
       task_kw=ConfigDict(type_safe=False)))
 
+  # A folder that the run's compiled programs are kept in: where all is as it
+  # was they are found there again, without being traced. Not across several
+  # processes. What lies in it is executed (None: nothing is kept).
+  config.programs = placeholder(str)
   config.checkpoint_every = 50
   config.keep_checkpoints = 2
   # Prompts per step whose samples are written to samples.jsonl.

@@ -104,7 +104,7 @@ def forward(config: ModelConfig, params: Params, tokens: Array,
   slot = None if slot is None else jnp.asarray(slot, jnp.int32)
   where = layers.places(
       config, positions, segments=segments, slot=slot, shared=shared)
-  if cache is None and unrolled.pays(config):
+  if cache is None and unrolled.pays(config, tokens.size):
     params = unrolled.split(config, params)
   if isinstance(params['layers'], list):
     return unrolled.forward(config, params, tokens, cache, where)

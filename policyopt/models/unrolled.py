@@ -44,6 +44,8 @@ Array = jax.Array
 _MOST_LAYERS = 16
 # Parameters of a layer. Copying less costs less than compiling it again.
 _LARGE = 2 ** 17
+# Tokens. Fewer take less time in a loop than compiling layer by layer does.
+_MANY = 64
 
 
 def possible(config: ModelConfig) -> bool:
@@ -63,9 +65,10 @@ def large(config: ModelConfig) -> bool:
       math.prod(shape) for shape, *_ in layer) >= _LARGE
 
 
-def pays(config: ModelConfig) -> bool:
-  """Whether to train so: what is large, where no memory is to be saved."""
-  return large(config) and config.remat == 'none'
+def pays(config: ModelConfig, tokens: int) -> bool:
+  """Whether to train so: large layers, on more than a few tokens, where no
+  memory is to be saved."""
+  return large(config) and tokens >= _MANY and config.remat == 'none'
 
 
 def weights(config: ModelConfig, params: Any, rows: int) -> Any:

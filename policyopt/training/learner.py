@@ -86,7 +86,8 @@ def make_learner(
     optimizer: optax.GradientTransformation, mesh: Mesh, *,
     batching: Batching = Batching(), temperature: float = 1.0,
     schedule: optax.Schedule | None = None, state_shardings=None,
-    reference_shardings=None, sizes: shared.Sizes | None = None) -> Learner:
+    reference_shardings=None, sizes: shared.Sizes | None = None,
+    jit: Callable = jax.jit) -> Learner:
   """Builds the jitted functions of a training step.
 
   Args:
@@ -101,6 +102,7 @@ def make_learner(
     reference_shardings: of the reference parameters when they lie in host
       memory.
     sizes: of groups, their prompts and responses, at most; for shared prompts.
+    jit: compiles; `programs.Programs.jit` keeps what it has compiled.
 
   Returns:
     Learner.
@@ -157,9 +159,9 @@ def make_learner(
 
   measure = lambda rollout: {}
   options = compiling.options(mesh, loops=True)
-  score = jax.jit(score, out_shardings=rows, static_argnames='sizes',
-                  compiler_options=options)
-  update = jax.jit(
+  score = jit(score, out_shardings=rows, static_argnames='sizes',
+              compiler_options=options)
+  update = jit(
       update, donate_argnums=0, out_shardings=(state_shardings, None),
       static_argnames='sizes', compiler_options=options)
   if batching.packed:
@@ -173,7 +175,7 @@ def make_learner(
       inform=jax.jit(inform, out_shardings=rows)
       if needs & {'progress', 'learning_rate'}
       else lambda opt_state, progress, rollout: rollout,
-      credit=jax.jit(credit), update=update, measure=measure)
+      credit=jit(credit), update=update, measure=measure)
 
 
 def _with_packing(score, update, batching, mesh):

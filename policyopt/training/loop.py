@@ -88,7 +88,8 @@ def _run(setup: Setup, workdir: str, compiles) -> dict[str, Any]:
   root = jax.random.key(config.seed)
   params = policies.warm_params(
       setup, workdir, jax.random.fold_in(root, INIT), clock)
-  draw, serve = make_draw(setup), Serving(setup.model, setup.serving)
+  draw = make_draw(setup)
+  serve = Serving(setup.model, setup.serving, setup.jit)
   examine = functools.partial(
       _examine, setup, draw, serve, jax.random.fold_in(root, EVALUATE))
   before = record.once(

@@ -36,11 +36,11 @@ def warm_params(setup: Setup, workdir: str, key, clock):
     state, first = found
   else:
     state, first = warm_start.make_warm_state(
-        model, optimizer, mesh, first_params(setup, key)), 0
+        model, optimizer, mesh, first_params(setup, key), setup.jit), 0
   if first < config.steps or found is None:
     step = warm_start.make_warm_step(
         model, optimizer, mesh, config.microbatches,
-        warm_start.warm_shardings(model, optimizer, mesh))
+        warm_start.warm_shardings(model, optimizer, mesh), setup.jit)
     state = _warm_steps(setup, workdir, checkpoints, step, state, first, clock)
   return state.params
 
@@ -53,7 +53,7 @@ def first_params(setup: Setup, key):
   folder = folder_of(setup.config.model)
   if folder:
     return convert.load(folder, setup.model, setup.mesh, key)
-  return states.init_params(setup.model, setup.mesh, key)
+  return states.init_params(setup.model, setup.mesh, key, setup.jit)
 
 
 def _abstract_warm_state(setup: Setup):
@@ -164,4 +164,4 @@ def init_state(setup: Setup, params, key, donate: bool = False) -> TrainState:
   """
   return states.make_state(
       setup.model, setup.method, setup.optimizer, setup.mesh, params, key,
-      setup.train.size, donate, setup.offload.optimizer)
+      setup.train.size, donate, setup.offload.optimizer, setup.jit)

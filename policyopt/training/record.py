@@ -28,7 +28,7 @@ from policyopt.training.curves import plot
 # A resumed run may change these: they decide when it looks and where it runs,
 # not what it does.
 _FREE = ('steps', 'checkpoint_every', 'keep_checkpoints', 'log_prompts',
-         'max_skipped', 'profile', 'ceilings', 'evaluation.every',
+         'max_skipped', 'profile', 'ceilings', 'programs', 'evaluation.every',
          'task_kw.workers', 'evaluation.task_kw.workers', 'mesh.data',
          'mesh.fsdp', 'mesh.tensor', 'mesh.expert',
          *(f'rollout.mesh.{axis}' for axis in AXES))

@@ -15,7 +15,7 @@ tokens by π/μ learns from them what it would have learned without (see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 import warnings
 
@@ -145,11 +145,12 @@ class Serving:
   Without a layout of its own it hands out the parameters themselves.
   """
 
-  def __init__(self, model: ModelConfig, where: Layout):
+  def __init__(self, model: ModelConfig, where: Layout,
+               jit: Callable = jax.jit):
     self._copied = where.copied
     self._source = self._copy = None
     if self._copied:
-      self._make = make_copy(model, where)
+      self._make = make_copy(model, where, jit)
 
   def __call__(self, params: Any) -> Any:
     """The sampler's parameters; a copy only when these are new."""
@@ -165,7 +166,7 @@ class Serving:
     self._source = self._copy = None
 
 
-def make_copy(model: ModelConfig, where: Layout):
+def make_copy(model: ModelConfig, where: Layout, jit: Callable = jax.jit):
   """The compiled copy, (params) -> params in the sampler's layout."""
   stations = [_halfway(model, where)]
   if where.weights and where.source is not None:
@@ -179,7 +180,7 @@ def make_copy(model: ModelConfig, where: Layout):
           params, quantized.quantize_shardings(shardings, where.weights))
     return params
 
-  return jax.jit(copy, out_shardings=_formats(model, where))
+  return jit(copy, out_shardings=_formats(model, where))
 
 
 def rounded(params: Any, where: Layout) -> Any:

@@ -3,9 +3,11 @@ here, before anything is compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 import optax
 
@@ -17,6 +19,7 @@ from policyopt.models.tokenizer import Tokenizer, tokenizer
 from policyopt.rollouts import multi_turn
 from policyopt.rollouts.group import check_chunks
 from policyopt.rollouts.sampler import SamplerConfig
+from policyopt.training import programs
 from policyopt.training.credit import method_needs
 from policyopt.training.learner import Batching
 from policyopt.training.offload import Offload
@@ -51,6 +54,7 @@ class Setup(NamedTuple):
     batching: epochs, minibatches, microbatches, lengths.
     serving: where the sampler's parameters live.
     offload: what lies in host memory.
+    jit: what its large programs are compiled with.
   """
   config: Any
   tokenizer: Tokenizer
@@ -66,6 +70,7 @@ class Setup(NamedTuple):
   batching: Batching
   serving: Layout
   offload: Offload = Offload()
+  jit: Callable = jax.jit
 
   def close(self) -> None:
     """Ends the processes of the environments."""
@@ -90,6 +95,8 @@ def prepare(config, method: Method) -> Setup:
   (words, model, mesh, sampler, optimizer, schedule, batching, serving,
    offload) = program_parts(config, method)
   offload.check(mesh)
+  # Older runs lack the key.
+  jit = programs.compiler(config.get('programs'), mesh)
   if folder_of(config.model):
     convert.check(config.model.folder, model)
   warm_optimizer = make_optimizer(**config.warm_start.optimizer)
@@ -110,7 +117,7 @@ def prepare(config, method: Method) -> Setup:
     raise
   return Setup(
       config, words, *envs, model, mesh, sampler, method, optimizer, schedule,
-      warm_optimizer, batching, serving, offload)
+      warm_optimizer, batching, serving, offload, jit)
 
 
 class ProgramParts(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -19,7 +21,7 @@ def make_state(
     config: ModelConfig, method: Method,
     optimizer: optax.GradientTransformation, mesh: Mesh, params, key: Array,
     size: int | None = None, donate: bool = False,
-    offload: bool = False) -> TrainState:
+    offload: bool = False, jit: Callable = jax.jit) -> TrainState:
   """A train state at step 0, laid out on the mesh.
 
   Args:
@@ -34,32 +36,36 @@ def make_state(
     donate: the state takes over the buffers of `params`, which nobody may
       read any more: there is never a second copy.
     offload: moments lie in pinned host memory.
+    jit: compiles, as that of `make_learner`.
 
   Returns:
     TrainState.
   """
+  def make(params, key):
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        # A new buffer: the caller keeps its own parameters.
+        params=params if donate else jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(lora.split(params)[0]),
+        credit_state=init_credit(method),
+        plan_state=method.plan.init(size),
+        key=key,
+        skipped=jnp.zeros((), jnp.int32))
+
   shardings = state_shardings(config, method, optimizer, mesh, size, offload)
-  make = jax.jit(
-      lambda params, key: TrainState(
-          step=jnp.zeros((), jnp.int32),
-          # A new buffer: the caller keeps its own parameters.
-          params=params if donate else jax.tree.map(jnp.copy, params),
-          opt_state=optimizer.init(lora.split(params)[0]),
-          credit_state=init_credit(method),
-          plan_state=method.plan.init(size),
-          key=key,
-          skipped=jnp.zeros((), jnp.int32)),
-      donate_argnums=(0,) if donate else (), out_shardings=shardings,
-      compiler_options=compiling.options(mesh))
-  return make(params, key)
+  return jit(make, donate_argnums=(0,) if donate else (),
+             out_shardings=shardings,
+             compiler_options=compiling.options(mesh))(params, key)
 
 
-def init_params(config: ModelConfig, mesh: Mesh, key: Array):
+def init_params(config: ModelConfig, mesh: Mesh, key: Array,
+                jit: Callable = jax.jit):
   """Random parameters, created where they belong on the mesh; consumes key."""
-  shardings = partitioning.param_shardings(config, mesh)
-  return jax.jit(
-      lambda key: transformer.init(config, key), out_shardings=shardings,
-      compiler_options=compiling.options(mesh))(key)
+  def init(key):
+    return transformer.init(config, key)
+
+  return jit(init, out_shardings=partitioning.param_shardings(config, mesh),
+             compiler_options=compiling.options(mesh))(key)
 
 
 def state_shardings(config, method, optimizer, mesh, size=None,

@@ -47,7 +47,7 @@ def make_draw(setup: Setup):
 
   @functools.cache
   def jitted(rows):
-    return jax.jit(
+    return setup.jit(
         sample, static_argnames=('config', 'sampler', 'samples', 'turns'),
         out_shardings=_sample_shardings(rows),
         # Numbers of 16 bits are converted in loops.
@@ -62,7 +62,8 @@ def make_draw(setup: Setup):
       key, heated = bring((key, heat), partitioning.replicated(own))
       with inside():
         drawn = jitted(rows)(
-            model, sampler, params, Prompts(*prompts), key,
+            config=model, sampler=sampler, params=params,
+            prompts=Prompts(*prompts), key=key,
             samples=samples, row_ids=shard(row_ids), heat=heated,
             max_tokens=None if max_tokens is None else shard(max_tokens),
             turns=turns, problem=None if problem is None else shard(problem))
@@ -120,7 +121,7 @@ def make_parts(setup: Setup, draw, params,
           setup.train.size, setup.offload.optimizer),
       reference_shardings=shardings, sizes=Sizes(
           setup.config.samples, setup.train.max_prompt,
-          setup.sampler.max_tokens))
+          setup.sampler.max_tokens), jit=setup.jit)
 
   def feedback(plan_state, rollout, advantages, plan):
     return planner.update(
@@ -133,8 +134,8 @@ def make_parts(setup: Setup, draw, params,
               out_shardings=partitioning.replicated(setup.mesh)),
       jax.jit(feedback),
       make_sync(setup.model, setup.config.get('probe_tolerance'),
-                setup.serving),
-      serve or Serving(setup.model, setup.serving))
+                setup.serving, setup.jit),
+      serve or Serving(setup.model, setup.serving, setup.jit))
 
 
 def train_step(parts: Parts, state: TrainState, step: int):

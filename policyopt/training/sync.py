@@ -58,7 +58,7 @@ class Sync(NamedTuple):
 
 
 def make_sync(config: ModelConfig, tolerance: float | None = None,
-              serving: Layout | None = None) -> Sync:
+              serving: Layout | None = None, jit: Callable = jax.jit) -> Sync:
   """Builds the check.
 
   Args:
@@ -69,6 +69,7 @@ def make_sync(config: ModelConfig, tolerance: float | None = None,
       they drop depends on how much is read at once); at least 1 when weights
       or cache of the sampler are int8, and 2 when they are float8.
     serving: of the sampler's parameters; None: they are the learner's own.
+    jit: compiles, as that of `make_learner`.
 
   Returns:
     Sync.
@@ -76,9 +77,9 @@ def make_sync(config: ModelConfig, tolerance: float | None = None,
   if tolerance is None:
     tolerance = _default_tolerance(config, serving)
   if serving and serving.copied:
-    probe, checked = _across(config, serving)
+    probe, checked = _across(config, serving, jit)
   else:
-    probe, checked = _alike(config, serving)
+    probe, checked = _alike(config, serving, jit)
 
   def verify(step, metrics):
     if 'sync/checksum' in metrics:
@@ -87,7 +88,7 @@ def make_sync(config: ModelConfig, tolerance: float | None = None,
   return Sync(probe, checked, verify)
 
 
-def _alike(config, serving):
+def _alike(config, serving, jit):
   """`probe` and `compare` where the sampler has the learner's parameters."""
   drawn = serving.model(config) if serving else config
 
@@ -97,7 +98,7 @@ def _alike(config, serving):
         lora.split(sampler)[0])
     return _metrics(now, scored(config, learner), before, equal), now
 
-  compiled = jax.jit(compare, compiler_options=compiling.options(
+  compiled = jit(compare, compiler_options=compiling.options(
       serving and serving.mesh))
 
   def probe(params):
@@ -111,7 +112,7 @@ def _alike(config, serving):
   return probe, checked
 
 
-def _across(config, serving):
+def _across(config, serving, jit):
   """`probe` and `compare` where the sampler has a copy in its own layout.
 
   One program on each side, and one that brings their numbers together.
@@ -131,8 +132,7 @@ def _across(config, serving):
     return _metrics(now, score, before, expected == found), now
 
   learners, samplers, join = (
-      jax.jit(fn, out_shardings=whole,
-              compiler_options=compiling.options(mesh))
+      jit(fn, out_shardings=whole, compiler_options=compiling.options(mesh))
       for fn in (learners, samplers, join))
 
   def probed(params):

@@ -94,7 +94,8 @@ def warm_batch(env: Environment, step: int, examples: int, rows: int,
 
 def make_warm_step(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh,
-    microbatches: int = 1, shardings=None) -> Callable:
+    microbatches: int = 1, shardings=None,
+    jit: Callable = jax.jit) -> Callable:
   """Builds the jitted `step(state, batch) -> (state, metrics)`.
 
   The state is donated. A step whose loss or gradient is not finite leaves the
@@ -106,11 +107,12 @@ def make_warm_step(
     mesh: rows are spread over its 'data' and 'fsdp' axes.
     microbatches: pieces whose gradients are added up.
     shardings: of the WarmState.
+    jit: compiles, as that of `make_learner`.
 
   Returns:
     The jitted function; metrics are (sum, weight) pairs.
   """
-  return jax.jit(
+  return jit(
       warm_update(config, optimizer, microbatches), donate_argnums=0,
       in_shardings=(shardings, partitioning.rows(mesh)),
       out_shardings=(shardings, None))
@@ -139,14 +141,16 @@ def warm_update(config: ModelConfig, optimizer: optax.GradientTransformation,
   return step
 
 
-def make_warm_state(config, optimizer, mesh, params) -> WarmState:
+def make_warm_state(config, optimizer, mesh, params,
+                    jit: Callable = jax.jit) -> WarmState:
   """A WarmState at step 0, laid out on the mesh; copies the parameters."""
-  make = jax.jit(
-      lambda params: WarmState(
-          jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params),
-          optimizer.init(lora.base(config, params)[1])),
-      out_shardings=warm_shardings(config, optimizer, mesh))
-  return make(params)
+  def make(params):
+    return WarmState(
+        jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params),
+        optimizer.init(lora.base(config, params)[1]))
+
+  return jit(
+      make, out_shardings=warm_shardings(config, optimizer, mesh))(params)
 
 
 def warm_shardings(config, optimizer, mesh) -> WarmState:

@@ -31,6 +31,7 @@ LENGTH, WIDTH, SAMPLES = jnp.array([2, 5, 3]), 5, 2
 def _written_out(monkeypatch):
   """Small models count as large."""
   monkeypatch.setattr(unrolled, '_LARGE', 0)
+  monkeypatch.setattr(unrolled, '_MANY', 0)
 
 
 def decoded(config, form, steps=4, dtype=None):
@@ -169,10 +170,11 @@ def test_small_models_are_not_written_out():
   config = FAMILIES['llama3']
   assert not unrolled.large(config)
   config = config.replace(width=256, mlp_width=1024)
-  assert unrolled.large(config) and unrolled.pays(config)
+  assert unrolled.large(config) and unrolled.pays(config, 64)
+  assert not unrolled.pays(config, 63)
   # Computing again saves memory in a loop alone: tests/training/test_memory.py.
   assert unrolled.large(config.replace(remat='full'))
-  assert not unrolled.pays(config.replace(remat='full'))
+  assert not unrolled.pays(config.replace(remat='full'), 64)
 
 
 @pytest.mark.slow
@@ -193,6 +195,7 @@ def test_gradients_are_those_of_the_scan(name, remat, monkeypatch):
       params)
   scanned = gradient()
   monkeypatch.setattr(unrolled, '_LARGE', 0)
+  monkeypatch.setattr(unrolled, '_MANY', 0)
   apart = gradient()
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5),
                apart, scanned)

@@ -189,6 +189,7 @@ def test_noise_is_not_made_by_a_loop_over_copies():
 def test_one_narrow_token_is_written_without_the_others(monkeypatch):
   """XLA widens a bfloat16 array to write to it, and narrows it again."""
   monkeypatch.setattr(unrolled, '_LARGE', 0)
+  monkeypatch.setattr(unrolled, '_MANY', 0)
   limit, params = 11, transformer.abstract_params(NARROW)
   prompts = Prompts(jnp.ones((2, 8), jnp.int32), jnp.array([8, 5]))
   text = compiled(

@@ -6,6 +6,7 @@ its loop is that of `training.loop`, without the files that it writes.
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -36,6 +37,9 @@ def make_config(spec: dict):
   config.sampler.update(max_tokens=spec['response'], slots=spec['slots'])
   config.batching.update(microbatches=spec['microbatches'],
                          share_prompts=spec.get('share_prompts', False))
+  # Beside what JAX keeps.
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  config.programs = cache and os.path.join(cache, 'programs')
   return config
 
 
@@ -89,7 +93,8 @@ class Run:
     params = policies.first_params(self.setup, first)
     self.count = sum(x.size for x in jax.tree.leaves(params))
     self.draw = steps.make_draw(self.setup)
-    self.serve = Serving(self.setup.model, self.setup.serving)
+    self.serve = Serving(
+        self.setup.model, self.setup.serving, self.setup.jit)
     if not spec['steps']:
       self.params = jax.block_until_ready(params)
       return

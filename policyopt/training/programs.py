@@ -1,0 +1,244 @@
+"""Compiled programs of earlier runs, found again without tracing them.
+
+A run that is started again waits for its programs once more. JAX's persistent
+cache spares it XLA's part of the work, but to know what to look for each
+program is traced and lowered first: seconds of Python, and memory that is never
+given back. Here a program is looked for by the `fingerprint` of the function
+and the shapes of its arguments. Where that is not known, because a line of the
+library has changed, say, it is traced after all, and looked for by the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import pickle
+import tempfile
+import warnings
+
+import jax
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+from policyopt.rollouts import hosts
+from policyopt.training import fingerprint
+
+# Of a fingerprint, in the name of a file.
+_DIGITS = 32
+# Programs of a function that are read before it is known which is wanted.
+_EARLY = 3
+
+
+class Programs:
+  """A folder of compiled programs.
+
+  What is in it is executed: it must be as safe from others as the code itself.
+  It may be emptied at any time, and be shared by runs of any kind.
+
+  Args:
+    folder: made if it is missing.
+    devices: that the programs run on, or some of them; of this process.
+
+  Raises:
+    ValueError: the folder cannot be written to.
+
+  Example:
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> programs = Programs(folder.name, jax.devices()[:1])
+    >>> add = programs.jit(jax.numpy.add)
+    >>> float(add(1., 1.)), len(os.listdir(folder.name))
+    (2.0, 2)
+    >>> folder.cleanup()
+  """
+
+  def __init__(self, folder: str, devices):
+    self.folder = pathlib.Path(folder)
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=self.folder):
+        pass
+    except OSError as error:
+      raise ValueError(
+          f'programs {str(folder)!r} cannot be written to ({error.strerror}); '
+          'name a folder that can, or None') from error
+    devices = tuple(devices)
+    self._devices = {device.id: device for device in devices}
+    self._machine = fingerprint.machine(devices)
+    self._sources = fingerprint.sources()
+
+  def jit(self, function: Callable, **options) -> Callable:
+    """`jax.jit`, whose programs are kept.
+
+    Args:
+      function: to compile.
+      **options: as those of `jax.jit`; static arguments are named by
+        `static_argnames`, and given by name.
+
+    Returns:
+      The function, with `lower`. By `jax.jit` alone where a fingerprint is
+      not to be had, which is said in a warning.
+    """
+    jitted = jax.jit(function, **options)
+    try:
+      what = fingerprint.of(function)
+      how = fingerprint.of(options)
+    except TypeError as error:
+      _warn(error)
+      return jitted
+    static = options.get('static_argnames', ())
+    static = (static,) if isinstance(static, str) else tuple(static)
+    name = getattr(function, '__name__', 'program').strip('<>')
+    about = f'{name}-{self._digest(self._sources, what, how)}'
+    # For what it was called with before: reading takes memory, of which there
+    # is more before the run has made its arrays.
+    early = {path: self._read(path)
+             for path in sorted(self.folder.glob(f'{about}-*'))[:_EARLY]}
+
+    def find(given, lower):
+      known = self.folder / f'{about}-{given[:_DIGITS]}'
+      program = early.pop(known, None) or self._read(known)
+      if program is None:
+        lowered = lower()
+        path = self.folder / '-'.join([name, self._digest(
+            how, given, str(lowered.out_tree), lowered.as_text())])
+        program = self._made(path, lowered)
+        _link(known, path)
+      return program
+
+    return _Program(jitted, static, find)
+
+  def _made(self, path, lowered):
+    """The program of a traced function, read or compiled."""
+    program = self._read(path)
+    if program is None:
+      program = _compiled(lowered)
+      self._write(path, program)
+    return program
+
+  def _digest(self, *key):
+    return fingerprint.of((self._machine, key))[:_DIGITS]
+
+  def _read(self, path):
+    """The program in a file; None where there is none that can be run."""
+    try:
+      data = path.read_bytes()
+    except FileNotFoundError:
+      return None
+    try:
+      if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError('it is not whole')
+      devices, *program = pickle.loads(data[32:])
+      return serialize_executable.deserialize_and_load(
+          *program, execution_devices=[self._devices[i] for i in devices])
+    except Exception as error:  # Whatever a runtime has against it.
+      warnings.warn(f'programs: {path} cannot be read ({error!r:.200}); it is '
+                    'compiled again', stacklevel=2)
+      return None
+
+  def _write(self, path, program):
+    try:
+      devices = [
+          device.id for device in program.runtime_executable().local_devices()]
+      data = pickle.dumps((devices, *serialize_executable.serialize(program)))
+    except Exception as error:  # A program that calls back into Python, say.
+      warnings.warn(f'programs: {path.name} cannot be kept ({error!r:.200})',
+                    stacklevel=2)
+      return
+    partial = path.with_name(f'.{path.name}-{os.getpid()}')
+    partial.write_bytes(hashlib.sha256(data).digest() + data)
+    os.replace(partial, path)
+
+
+class _Program:
+  """A jitted function with its programs, by the shapes of its arguments."""
+
+  def __init__(self, jitted, static, find):
+    self._jitted, self._static, self._find = jitted, static, find
+    self._known = {}
+    self.lower = jitted.lower
+
+  def __call__(self, *args, **kwargs):
+    fixed = {name: kwargs.pop(name) for name in self._static if name in kwargs}
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return self._jitted(*args, **kwargs, **fixed)
+    key = (tuple(fixed.items()), tree, jax.sharding.get_abstract_mesh(),
+           tuple(map(_kind, leaves)))
+    if key not in self._known:
+      self._known[key] = self._program(fixed, key, args, kwargs)
+    return self._known[key](*args, **kwargs)
+
+  def _program(self, fixed, key, args, kwargs):
+    _, tree, mesh, kinds = key
+    try:
+      given = fingerprint.of((fixed, str(tree), str(mesh), [
+          (str(kind), *rest) for kind, *rest in kinds]))
+    except TypeError as error:
+      _warn(error)
+      return functools.partial(self._jitted, **fixed)
+    return self._find(
+        given, lambda: self._jitted.lower(*args, **kwargs, **fixed))
+
+
+def compiler(folder: str | None, mesh: jax.sharding.Mesh) -> Callable:
+  """What a run compiles with.
+
+  Args:
+    folder: of its programs; None for none.
+    mesh: that it runs on.
+
+  Returns:
+    `jax.jit`, or `Programs.jit`. With several processes, which would have to
+    agree on who reads and who compiles, always the former.
+
+  Raises:
+    ValueError: as `Programs`.
+  """
+  if not folder or hosts.several():
+    return jax.jit
+  return Programs(folder, mesh.devices.flat).jit
+
+
+def _kind(leaf):
+  """What a program must know of an argument."""
+  if isinstance(leaf, jax.Array):
+    # Random keys have no layout of their own.
+    order = leaf.format.layout if hasattr(leaf, 'format') else None
+    return jax.typeof(leaf), leaf.sharding, leaf.committed, order
+  return (jax.typeof(leaf),)
+
+
+def _compiled(lowered):
+  # What JAX reads from its own cache would not work when read once more: on a
+  # CPU its functions are missing from what it is written as.
+  with _without_cache():
+    return lowered.compile()
+
+
+@contextlib.contextmanager
+def _without_cache():
+  enabled = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # It only looks once.
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', enabled)
+    compilation_cache.reset_cache()
+
+
+def _link(known, path):
+  """From now on `known` leads to the program at `path`."""
+  if path.exists():
+    partial = known.with_name(f'.{known.name}-{os.getpid()}')
+    partial.symlink_to(path.name)
+    os.replace(partial, known)
+
+
+def _warn(error):
+  warnings.warn(f'programs: {error}; it is compiled anew in each process',
+                stacklevel=3)
