@@ -75,7 +75,8 @@ def machine(devices) -> str:
   return of((
       sys.version, settings, [os.environ.get(name) for name in _VARIABLES],
       [(device.id, device.device_kind) for device in devices],
-      devices[0].client.platform_version, _processor(), _installed()))
+      devices[0].client.platform_version, os.cpu_count(), _processor(),
+      _installed()))
 
 
 def sources() -> str:

@@ -18,6 +18,7 @@ import os
 import pathlib
 import pickle
 import tempfile
+import uuid
 import warnings
 
 import jax
@@ -100,13 +101,14 @@ class Programs:
 
     def find(given, lower):
       known = self.folder / f'{about}-{given[:_DIGITS]}'
-      program = early.pop(known, None) or self._read(known)
+      program = early.pop(known) if known in early else self._read(known)
       if program is None:
         lowered = lower()
         path = self.folder / '-'.join([name, self._digest(
             how, given, str(lowered.out_tree), lowered.as_text())])
         program = self._made(path, lowered)
-        _link(known, path)
+        if path.exists():
+          _keep(known, lambda partial: partial.symlink_to(path.name))
       return program
 
     return _Program(jitted, static, find)
@@ -116,7 +118,7 @@ class Programs:
     program = self._read(path)
     if program is None:
       program = _compiled(lowered)
-      self._write(path, program)
+      _keep(path, lambda partial: partial.write_bytes(_packed(program)))
     return program
 
   def _digest(self, *key):
@@ -138,19 +140,6 @@ class Programs:
       warnings.warn(f'programs: {path} cannot be read ({error!r:.200}); it is '
                     'compiled again', stacklevel=2)
       return None
-
-  def _write(self, path, program):
-    try:
-      devices = [
-          device.id for device in program.runtime_executable().local_devices()]
-      data = pickle.dumps((devices, *serialize_executable.serialize(program)))
-    except Exception as error:  # A program that calls back into Python, say.
-      warnings.warn(f'programs: {path.name} cannot be kept ({error!r:.200})',
-                    stacklevel=2)
-      return
-    partial = path.with_name(f'.{path.name}-{os.getpid()}')
-    partial.write_bytes(hashlib.sha256(data).digest() + data)
-    os.replace(partial, path)
 
 
 class _Program:
@@ -231,12 +220,25 @@ def _without_cache():
     compilation_cache.reset_cache()
 
 
-def _link(known, path):
-  """From now on `known` leads to the program at `path`."""
-  if path.exists():
-    partial = known.with_name(f'.{known.name}-{os.getpid()}')
-    partial.symlink_to(path.name)
-    os.replace(partial, known)
+def _packed(program):
+  """A program as bytes, after the digest of the rest."""
+  devices = [
+      device.id for device in program.runtime_executable().local_devices()]
+  data = pickle.dumps((devices, *serialize_executable.serialize(program)))
+  return hashlib.sha256(data).digest() + data
+
+
+def _keep(path, write):
+  """Makes a file in one piece, whoever else makes the same; or says why not."""
+  partial = path.with_name(f'.{uuid.uuid4().hex}')
+  try:
+    write(partial)
+    os.replace(partial, path)
+  except Exception as error:  # It calls back into Python, the disk is full.
+    warnings.warn(f'programs: {path.name} cannot be kept ({error!r:.200})',
+                  stacklevel=2)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def _warn(error):

@@ -96,6 +96,8 @@ def check_same_run(config, workdir: str) -> None:
 def load_config(workdir: str):
   """The config of a run, as it was resolved when the run began.
 
+  Without its `programs`, a folder of the machine that trained.
+
   Raises:
     ValueError: when the folder holds no run.
   """
@@ -104,7 +106,7 @@ def load_config(workdir: str):
     raise ValueError(
         f'workdir {workdir!r} holds no run: {path} does not exist')
   with open(path) as file:
-    return ConfigDict(json.load(file)['config'])
+    return ConfigDict(json.load(file)['config'] | {'programs': None})
 
 
 class Clock:

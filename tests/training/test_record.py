@@ -52,7 +52,8 @@ def test_a_config_survives_its_run(tmp_path):
 
 @pytest.mark.parametrize('change', [
     dict(steps=7), dict(checkpoint_every=1), dict(log_prompts=3),
-    {'evaluation.every': 2}, {'task_kw.workers': 4}])
+    {'evaluation.every': 2}, {'task_kw.workers': 4},
+    {'programs': 'elsewhere'}])
 def test_a_resumed_run_may_change_how_it_is_watched(tmp_path, change):
   config = common.base('quick')
   record.save_run(config, str(tmp_path))
