@@ -29,6 +29,7 @@ import numpy as np
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')
+_INSTALLED = ('stdlib', 'platstdlib', 'purelib', 'platlib')
 # Settings of JAX that change no program.
 _IDLE = ('cache', 'log', 'dump')
 
@@ -164,6 +165,8 @@ def _parts(value):
     return [value.mesh, tuple(value.spec), value.memory_kind]
   if isinstance(value, jax.sharding.Sharding):
     return [repr(value), sorted(device.id for device in value.device_set)]
+  if isinstance(value, layout.Format):
+    return [value.layout, value.sharding]
   if isinstance(value, (layout.Layout, jax.ShapeDtypeStruct)):
     return [repr(value)]
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -208,14 +211,15 @@ def _installed():
 
 def _own_files():
   """The files of all loaded modules that nobody has installed."""
-  installed = [*sysconfig.get_paths().values(), *site.getsitepackages(),
-               site.getusersitepackages()]
+  installed = tuple(os.path.join(folder, '') for folder in (
+      *map(sysconfig.get_path, _INSTALLED), *site.getsitepackages(),
+      site.getusersitepackages()))
   own = __name__.partition('.')[0]
   files, folders = set(), set()
   for name, module in list(sys.modules.items()):
     file = getattr(module, '__file__', None)
     first = name.partition('.')[0]
-    if file and (first == own or not file.startswith(tuple(installed))):
+    if file and (first == own or not file.startswith(installed)):
       files.add(file)
       folders.update(getattr(sys.modules.get(first), '__path__', ()))
   # Also what is only imported when it is needed.

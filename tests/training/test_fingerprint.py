@@ -8,6 +8,7 @@ import sys
 import types
 
 import jax
+from jax.experimental import layout
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -74,6 +75,9 @@ CASES = {
     'mesh': (factory.mesh, [(2, 1, 1, 1), (1, 2, 1, 1)]),
     'sharding': (lambda *axes: jax.NamedSharding(
         factory.mesh(2, 1, 1, 1), jax.P(*axes)), [(), ('data',)]),
+    'format': (lambda *order: layout.Format(
+        layout.Layout(order), jax.NamedSharding(
+            factory.mesh(), jax.P())), [(0, 1), (1, 0)]),
     'scalar type': (np.dtype, [('float32',), ('int32',)]),
     'words': (lambda *a: a, [
         ('ab', 'c'), ('a', 'bc'), ('abc',), (('ab',), 'c')]),
