@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from policyopt import methods
 from policyopt.training import loop, programs
 from policyopt.training.learner import Batching, make_learner
 from tests.training import factory
+from tests.training.test_profile import make_config
 
 TRACED = []
 
@@ -204,32 +204,17 @@ def test_every_part_of_a_learner_is_kept(jit, name):
   assert all(isinstance(x, programs._Program) for x in found)
 
 
-def _config(folder, **changes):
-  config = common.base('quick')
-  config.task, config.task_kw = 'arithmetic', dict(digits=1)
-  config.model.kw.update(
-      width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8,
-      mlp_width=32)
-  config.warm_start.update(steps=1, examples=8, rows=8, length=32)
-  config.sampler.max_tokens = 4
-  config.update(prompts=4, samples=4, steps=2, checkpoint_every=2,
-                programs=folder and str(folder))
-  config.evaluation.update(problems=4, samples=2)
-  config.update(changes)
-  return config
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures('quick_compiles')
 @pytest.mark.parametrize('changes', [
     {}, {'optimizer.learning_rate': 1e-2, 'batching.packed': True},
-    {'rollout.dtype': 'bfloat16', 'method_kw.beta': .1}])
+    {'rollout.dtype': 'bfloat16', 'method_kw.beta': 0.}])
 def test_runs_are_the_same_with_and_without(tmp_path, changes):
   """Whatever was kept of other runs: the same rows and the same numbers."""
   folder = tmp_path / 'programs'
 
   def run(workdir, folder, changes):
-    config = _config(folder)
+    config = make_config(programs=folder and str(folder))
     config.update_from_flattened_dict(changes)
     loop.train(config, methods.from_config(config), str(tmp_path / workdir))
     read = lambda name: (tmp_path / workdir / name).read_text()
