@@ -232,7 +232,7 @@ class _Job:
       self._outcomes[worker.running[0]] = (verdict, reason)
       self._waiting.extend(worker.running[:0:-1])
     else:
-      # It died idle, if after they were sent: none of the rows is to blame.
+      # It died before it took any: none of the rows is to blame.
       self._waiting.extend(worker.running[::-1])
       worker.failures += 1
       if worker.failures >= _STARTS:

@@ -4,7 +4,8 @@ A function is traced into a program by its own code, by what its closure holds,
 by the functions that it calls and by the settings of the machine. Here the
 first two are read from the function, and the third from the files that it and
 everything else comes from: two fingerprints are equal only where tracing would
-give the same program.
+give the same program. What a process puts in place of a module's functions or
+numbers while it runs is not seen.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')
 _INSTALLED = ('stdlib', 'platstdlib', 'purelib', 'platlib')
 # Settings of JAX that change no program.
-_IDLE = ('cache', 'log', 'dump')
+_IDLE = ('cache', '_log', 'dump')
 
 
 def of(value: Any) -> str:
@@ -68,16 +69,30 @@ def machine(devices) -> str:
 
   Returns:
     64 hexadecimal digits, of the versions of all installed packages, the
-    settings of JAX and XLA, and the devices.
+    settings of XLA, and the devices.
   """
-  settings = sorted(
-      (name, str(value)) for name, value in jax.config.values.items()
-      if not any(word in name for word in _IDLE))
   return of((
-      sys.version, settings, [os.environ.get(name) for name in _VARIABLES],
+      sys.version, [os.environ.get(name) for name in _VARIABLES],
       [(device.id, device.device_kind) for device in devices],
       devices[0].client.platform_version, os.cpu_count(), _processor(),
       _installed()))
+
+
+def settings() -> tuple[tuple[str, str], ...]:
+  """The settings of JAX that programs may depend on, where this is called.
+
+  Returns:
+    Names with values, those of `with` blocks included.
+
+  Example:
+    >>> usual = settings()
+    >>> with jax.default_matmul_precision('highest'):
+    ...   settings() == usual
+    False
+  """
+  return tuple(
+      (name, str(value)) for name, value in sorted(jax.config.values.items())
+      if not any(word in name for word in _IDLE))
 
 
 def sources() -> str:
@@ -148,6 +163,8 @@ def _parts(value):
     return sorted(value.items(), key=lambda item: repr(item[0]))
   if isinstance(value, (set, frozenset)):
     return sorted(map(of, value))
+  if isinstance(value, (slice, range)):
+    return [value.start, value.stop, value.step]
   if isinstance(value, np.dtype):
     return [str(value)]
   if isinstance(value, functools.partial):

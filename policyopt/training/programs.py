@@ -156,15 +156,15 @@ class _Program:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
       return self._jitted(*args, **kwargs, **fixed)
     key = (tuple(fixed.items()), tree, jax.sharding.get_abstract_mesh(),
-           tuple(map(_kind, leaves)))
+           fingerprint.settings(), tuple(map(_kind, leaves)))
     if key not in self._known:
       self._known[key] = self._program(fixed, key, args, kwargs)
     return self._known[key](*args, **kwargs)
 
   def _program(self, fixed, key, args, kwargs):
-    _, tree, mesh, kinds = key
+    _, tree, mesh, settings, kinds = key
     try:
-      given = fingerprint.of((fixed, str(tree), str(mesh), [
+      given = fingerprint.of((fixed, str(tree), str(mesh), settings, [
           (str(kind), *rest) for kind, *rest in kinds]))
     except TypeError as error:
       _warn(error)

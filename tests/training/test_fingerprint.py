@@ -78,6 +78,7 @@ CASES = {
     'format': (lambda *order: layout.Format(
         layout.Layout(order), jax.NamedSharding(
             factory.mesh(), jax.P())), [(0, 1), (1, 0)]),
+    'slice': (slice, [(1,), (2,), (1, 2)]),
     'scalar type': (np.dtype, [('float32',), ('int32',)]),
     'words': (lambda *a: a, [
         ('ab', 'c'), ('a', 'bc'), ('abc',), (('ab',), 'c')]),
@@ -154,17 +155,21 @@ def test_what_is_loaded_from_elsewhere_counts(tmp_path, monkeypatch):
   assert fingerprint.sources() == before
 
 
+def test_devices_count():
+  devices = jax.devices()[:2]
+  assert fingerprint.machine(devices) == fingerprint.machine(list(devices))
+  assert fingerprint.machine(devices) != fingerprint.machine(devices[:1])
+
+
 def test_settings_count_unless_they_change_no_program():
-  devices = jax.devices()[:1]
-  before = fingerprint.machine(devices)
-  assert fingerprint.machine(devices) == before
-  assert fingerprint.machine(jax.devices()[:2]) != before
+  before = fingerprint.settings()
+  assert fingerprint.settings() == before
   for name, value, equal in [
       ('jax_default_matmul_precision', 'highest', False),
       ('jax_compiler_detailed_logging_min_ops', 3, True)]:
     old = jax.config.values[name]
     jax.config.update(name, value)
     try:
-      assert (fingerprint.machine(devices) == before) == equal
+      assert (fingerprint.settings() == before) == equal
     finally:
       jax.config.update(name, old)

@@ -59,6 +59,17 @@ def test_anything_else_is_another_program(jit, factor, x, kwargs):
   assert len(TRACED) == 2
 
 
+def test_a_setting_around_the_call_is_another_program(jit):
+  call = jit()(scaled(2.))
+  for _ in 'ab':
+    call(1.)
+    with jax.default_matmul_precision('highest'):
+      call(1.)
+  assert len(TRACED) == 2
+  jit()(scaled(2.))(1.)
+  assert len(TRACED) == 2
+
+
 def test_static_arguments(jit):
   for _ in 'ab':
     call = jit()(chosen, static_argnames='name')
