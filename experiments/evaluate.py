@@ -8,6 +8,11 @@ Prints a table with 95% intervals over problems, then one JSON object. Without
 reinforcement learning.
 """
 
+from policyopt import large_pages
+
+if __name__ == '__main__':
+  large_pages.restart()
+
 import dataclasses
 import json
 

@@ -17,6 +17,11 @@ on which the same command is to be started again. Code 76: another process was
 lost. A second SIGTERM ends a process at once.
 """
 
+from policyopt import large_pages
+
+if __name__ == '__main__':
+  large_pages.restart()
+
 import json
 import pathlib
 import sys

@@ -9,14 +9,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / 'policyopt'
 FLOORS = {
-    'names': 0, 'types': 0, 'ops': 1, 'data': 1, 'credit': 2, 'losses': 2,
-    'planning': 2, 'envs': 2, 'models': 2, 'rollouts': 3, 'methods': 4,
-    'training': 5}
+    'large_pages': 0, 'names': 0, 'types': 0, 'ops': 1, 'data': 1, 'credit': 2,
+    'losses': 2, 'planning': 2, 'envs': 2, 'models': 2, 'rollouts': 3,
+    'methods': 4, 'training': 5}
 # Takes a method as a value; the scripts bring the two together.
 STRANGERS = {('training', 'methods')}
 PURE = {'jax', 'numpy', 'chex'}
-NEEDS = {'names': set(), 'types': {'jax'}, 'ops': PURE, 'credit': PURE,
-         'losses': PURE, 'planning': PURE}
+NEEDS = {'large_pages': set(), 'names': set(), 'types': {'jax'}, 'ops': PURE,
+         'credit': PURE, 'losses': PURE, 'planning': PURE}
 # Libraries that one file alone knows, so that it alone changes with them.
 ONE_FILE = {'flax': 'models/transformer.py',
             'orbax': 'training/checkpoints.py',

@@ -165,23 +165,23 @@ def make_learner(
       update, donate_argnums=0, out_shardings=(state_shardings, None),
       static_argnames='sizes', compiler_options=options)
   if batching.packed:
-    score, update = _with_packing(score, update, batching, mesh)
+    score, update = _with_packing(score, update, batching, mesh, jit)
   elif batching.share_prompts:
     measure, score, update = with_sizes(
-        score, update, mesh, sizes, batching.buckets)
+        score, update, mesh, sizes, batching.buckets, jit)
   return Learner(
       score=score if needs_scores(scored)
       else lambda params, ref_params, rollout, **_: rollout,
-      inform=jax.jit(inform, out_shardings=rows)
+      inform=jit(inform, out_shardings=rows)
       if needs & {'progress', 'learning_rate'}
       else lambda opt_state, progress, rollout: rollout,
       credit=jit(credit), update=update, measure=measure)
 
 
-def _with_packing(score, update, batching, mesh):
+def _with_packing(score, update, batching, mesh, jit):
   """The same functions, which plan the packed rows first."""
-  plan = make_planner(mesh)
-  shuffle = jax.jit(
+  plan = make_planner(mesh, jit)
+  shuffle = jit(
       lambda key, group: orders(
           key, group, batching.epochs, batching.minibatches),
       out_shardings=partitioning.replicated(mesh))

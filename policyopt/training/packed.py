@@ -20,16 +20,17 @@ from policyopt.models.packed import Packing
 from policyopt.types import Array
 
 
-def make_planner(mesh: Mesh) -> Callable[..., Packing]:
+def make_planner(mesh: Mesh, jit: Callable = jax.jit
+                 ) -> Callable[..., Packing]:
   """Builds `plan(mask, pieces, order=None) -> Packing`.
 
   mask bool[B, T]: tokens after the last chosen one are left out, and so are
   rows without any. pieces: microbatches of a minibatch, each packed by itself.
   order i32[S, B']: the rows of each of S minibatches; None for one of all
   rows. The arrays of the result have the rows of all pieces on axis 0, and,
-  with an order, the minibatches before that.
+  with an order, the minibatches before that. jit: compiles.
   """
-  count = jax.jit(_lengths, out_shardings=partitioning.replicated(mesh))
+  count = jit(_lengths, out_shardings=partitioning.replicated(mesh))
   axes = partitioning.RULES['batch']
   shards = math.prod(mesh.shape[axis] for axis in axes)
 

@@ -164,7 +164,7 @@ class _Program:
   def _program(self, fixed, key, args, kwargs):
     _, tree, mesh, settings, kinds = key
     try:
-      given = fingerprint.of((fixed, str(tree), str(mesh), settings, [
+      given = fingerprint.of((fixed, str(tree), str(mesh), str(settings), [
           (str(kind), *rest) for kind, *rest in kinds]))
     except TypeError as error:
       _warn(error)

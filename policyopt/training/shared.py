@@ -67,7 +67,8 @@ class Measure(NamedTuple):
     return self.end(self.begin(rollout))
 
 
-def make_measure(mesh: Mesh, largest: Sizes, count: int) -> Measure:
+def make_measure(mesh: Mesh, largest: Sizes, count: int,
+                 jit: Callable = jax.jit) -> Measure:
   """Builds `measure(rollout) -> Sizes`, which also checks the rollout.
 
   Args:
@@ -75,14 +76,15 @@ def make_measure(mesh: Mesh, largest: Sizes, count: int) -> Measure:
     largest: sizes that hold every batch.
     count: of prompt sizes, and of response sizes, at most; each pair is
       compiled once.
+    jit: compiles, as that of `make_learner`.
 
   Returns:
     Measure. It raises ValueError where rows of a group do not share their
     prompt, or do not fit. While it is traced it cannot look, and returns the
     largest.
   """
-  measured = jax.jit(lambda tokens, mask: _measure(tokens, mask, largest),
-                     out_shardings=partitioning.replicated(mesh))
+  measured = jit(functools.partial(_measure, sizes=largest),
+                 out_shardings=partitioning.replicated(mesh))
   prompts = buckets(largest.prompt, count)
   responses = buckets(largest.response, count)
 
@@ -114,7 +116,8 @@ def make_measure(mesh: Mesh, largest: Sizes, count: int) -> Measure:
   return Measure(begin, end)
 
 
-def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int):
+def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int,
+               jit: Callable = jax.jit):
   """Compiled functions that are told the smallest sizes that hold a batch.
 
   Args:
@@ -123,6 +126,7 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int):
     mesh: as in `make_measure`, as are all that follow.
     largest: sizes that hold every batch.
     count: of prompt sizes, and of response sizes.
+    jit: compiles.
 
   Returns:
     (measure, score, update). `measure` begins to find out the sizes of a
@@ -131,7 +135,7 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int):
     everything that the devices were told before. Their `lower` takes the
     largest sizes.
   """
-  measure = make_measure(mesh, largest, count)
+  measure = make_measure(mesh, largest, count, jit)
 
   def sizes_of(rollout, found):
     return measure(rollout) if found is None else measure.end(found)

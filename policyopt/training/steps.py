@@ -79,7 +79,19 @@ def make_draw(setup: Setup):
 
 
 class Parts(NamedTuple):
-  """What a step of reinforcement learning is made of."""
+  """What a step of reinforcement learning is made of.
+
+  Attributes:
+    setup: of the run.
+    learner: what follows sampling.
+    draw: from `make_draw`.
+    ref_params: of the reference model; None without one.
+    propose: (plan_state, key, step) -> (plan, plan_state, and the keys of the
+      rollout and of the update).
+    feedback: (plan_state, rollout, advantages, plan) -> plan_state.
+    sync: checks the sampler's parameters.
+    serve: hands them out.
+  """
   setup: Setup
   learner: Learner
   draw: Any
@@ -123,6 +135,12 @@ def make_parts(setup: Setup, draw, params,
           setup.config.samples, setup.train.max_prompt,
           setup.sampler.max_tokens), jit=setup.jit)
 
+  prompts = setup.config.prompts
+
+  def propose(plan_state, key, step):
+    plan_key, *keys = jax.random.split(jax.random.fold_in(key, step), 3)
+    return (*planner.propose(plan_state, prompts, plan_key), *keys)
+
   def feedback(plan_state, rollout, advantages, plan):
     return planner.update(
         plan_state, group.feedback(rollout, advantages, plan))
@@ -130,9 +148,8 @@ def make_parts(setup: Setup, draw, params,
   return Parts(
       setup, learner, draw, reference,
       # Every process reads the plan, so every process must hold all of it.
-      jax.jit(planner.propose, static_argnums=1,
-              out_shardings=partitioning.replicated(setup.mesh)),
-      jax.jit(feedback),
+      setup.jit(propose, out_shardings=partitioning.replicated(setup.mesh)),
+      setup.jit(feedback),
       make_sync(setup.model, setup.config.get('probe_tolerance'),
                 setup.serving, setup.jit),
       serve or Serving(setup.model, setup.serving, setup.jit))
@@ -151,8 +168,8 @@ def train_step(parts: Parts, state: TrainState, step: int):
   """
   setup, learner = parts.setup, parts.learner
   config = setup.config
-  plan_key, rollout_key, update_key = _step_keys(state.key, step)
-  plan, plan_state = parts.propose(state.plan_state, config.prompts, plan_key)
+  plan, plan_state, rollout_key, update_key = parts.propose(
+      state.plan_state, state.key, step)
   heat = setup.method.heat
   generate = parts.draw(
       parts.serve(state.params), config.samples,
@@ -177,12 +194,6 @@ def train_step(parts: Parts, state: TrainState, step: int):
 def count_tokens(setup: Setup, rollout) -> int:
   """Prompt and response tokens of a batch, padding left out."""
   return int(_count(rollout.tokens, setup.tokenizer.pad_id))
-
-
-@jax.jit
-def _step_keys(key, step):
-  """Keys of the plan, of the rollout and of the update; consumes key."""
-  return tuple(jax.random.split(jax.random.fold_in(key, step), 3))
 
 
 @jax.jit

@@ -15,6 +15,7 @@ import time
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[3])
 
 from experiments.bench.sides import common  # noqa: E402
+from policyopt import large_pages  # noqa: E402
 
 
 def make_config(spec: dict):
@@ -181,4 +182,5 @@ def measure(spec, clock):
 
 
 if __name__ == '__main__':
+  large_pages.restart()  # As `experiments/train.py` does.
   common.run(measure)
