@@ -89,6 +89,7 @@ def test_a_block_is_read_as_far_as_its_longest_row(rng, monkeypatch):
   assert jnp.isfinite(out).all()
 
 
+@pytest.mark.slow
 def test_over_a_mesh(rng, monkeypatch):
   query, cache, last = draw(rng)
   run = jax.jit(functools.partial(attention.decode, softcap=2., window=9))

@@ -60,7 +60,8 @@ def test_ends(limit):
 
 
 @pytest.mark.parametrize('tile, sampler', [
-    (2, STOPS), (64, PLAIN), (2, FIRST)], ids=str)
+    (2, STOPS), pytest.param(64, PLAIN, marks=pytest.mark.slow), (2, FIRST)],
+    ids=str)
 def test_stages_draw_the_same_rows(
     tile, sampler, config, params, prompts, staged):
   expected = drawing(config, sampler, params, prompts)(params)
@@ -69,6 +70,7 @@ def test_stages_draw_the_same_rows(
   assert_same(drawing(config, sampler, params, prompts)(params), expected)
 
 
+@pytest.mark.slow
 def test_stages_draw_the_same_conversations(config, params, prompts, staged):
   expected = conversations.run(config, params, prompts)
   staged(2)

@@ -146,6 +146,7 @@ def test_what_it_was_called_with_before_is_read_early(jit, tmp_path):
   assert call(1.) == 2. and len(TRACED) == 1
 
 
+@pytest.mark.slow
 def test_what_jax_has_kept_is_not_kept_again(jit, tmp_path):
   """JAX's own cache gives programs that cannot be written once more."""
   script = textwrap.dedent("""

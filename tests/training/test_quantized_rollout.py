@@ -116,6 +116,7 @@ def test_the_copy_is_narrow_and_has_the_bits_of_one_device(copied):
       shapes, copy)
 
 
+@pytest.mark.slow
 def test_a_mesh_draws_the_rows_of_one_device(copied):
   parts, params, copy = copied
   prompts = Prompts(np.arange(24, dtype=np.int32).reshape(8, 3),
