@@ -2,8 +2,8 @@
 
 A step on a CPU gives hundreds of megabytes back to the kernel and takes them
 again, zeroed and mapped 4 KiB at a time. In pages of 2 MiB that is next to
-nothing, and an update takes 0.9 of its time. GLIBC asks for them where its
-environment says so; it reads that when a process starts, and only then.
+nothing, and an update takes 0.9 of its time. glibc asks for them, from version
+2.35 on, where its environment says so, which it reads when a process starts.
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ def make_parts(setup: Setup, draw, params,
           setup.config.samples, setup.train.max_prompt,
           setup.sampler.max_tokens), jit=setup.jit)
 
+  # A number has a fingerprint, the config has none.
   prompts = setup.config.prompts
 
   def propose(plan_state, key, step):
