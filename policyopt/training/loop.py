@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from policyopt.rollouts import hosts
+from policyopt.training import ahead, policies, preemption, record
 from policyopt.training import evaluate as evaluation
-from policyopt.training import policies, preemption, record
 from policyopt.training import state as states
 from policyopt.training.compiles import count_compiles
 from policyopt.training.errors import NonFiniteError
@@ -137,7 +137,8 @@ def _reinforce(setup, workdir, parts, params, key, examine, clock, compiles):
         f'{checkpoints.folder}: going on from step {first}', stacklevel=2)
   # A resumed run stops for skipped updates where an uninterrupted one would.
   previous = {'skipped_in_a_row': (np.asarray(state.skipped), 1)}
-  probe = parts.sync.probe(parts.serve(state.params))
+  with ahead.compiling(parts, state, needed=first < config.steps):
+    probe = parts.sync.probe(parts.serve(state.params))
   with (Writer(workdir, first) as writer,
         Progress(config.steps, first, config.method) as progress,
         Profile(setup, workdir, progress.write) as profile):

@@ -11,13 +11,14 @@ library has changed, say, it is traced after all, and looked for by the result.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import functools
 import hashlib
 import os
 import pathlib
 import pickle
 import tempfile
+import threading
+from typing import Any
 import uuid
 import warnings
 
@@ -102,16 +103,21 @@ class Programs:
     def find(given, lower):
       known = self.folder / f'{about}-{given[:_DIGITS]}'
       program = early.pop(known) if known in early else self._read(known)
-      if program is None:
-        lowered = lower()
+      if program is not None:
+        return lambda: program
+      lowered = lower()
+
+      def finish():
         path = self.folder / '-'.join([name, self._digest(
             how, given, str(lowered.out_tree), lowered.as_text())])
         program = self._made(path, lowered)
         if path.exists():
           _keep(known, lambda partial: partial.symlink_to(path.name))
-      return program
+        return program
 
-    return _Program(jitted, static, find)
+      return finish
+
+    return _Program(jitted, static, find, kept=bool(early))
 
   def _made(self, path, lowered):
     """The program of a traced function, read or compiled."""
@@ -143,34 +149,87 @@ class Programs:
 
 
 class _Program:
-  """A jitted function with its programs, by the shapes of its arguments."""
+  """A jitted function with its programs, by the shapes of its arguments.
 
-  def __init__(self, jitted, static, find):
+  Attributes:
+    kept: whether the folder had some of them when it was made.
+    lower: of the jitted function, as is `eval_shape`.
+  """
+
+  def __init__(self, jitted, static, find, kept):
     self._jitted, self._static, self._find = jitted, static, find
     self._known = {}
-    self.lower = jitted.lower
+    self.kept = kept
+    self.lower, self.eval_shape = jitted.lower, jitted.eval_shape
 
   def __call__(self, *args, **kwargs):
-    fixed = {name: kwargs.pop(name) for name in self._static if name in kwargs}
-    leaves, tree = jax.tree.flatten((args, kwargs))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    fixed, kwargs = self._apart(kwargs)
+    key = self._key(fixed, args, kwargs)
+    if key is None:
       return self._jitted(*args, **kwargs, **fixed)
-    key = (tuple(fixed.items()), tree, jax.sharding.get_abstract_mesh(),
-           fingerprint.settings(), tuple(map(_kind, leaves)))
     if key not in self._known:
-      self._known[key] = self._program(fixed, key, args, kwargs)
+      self._known[key] = self._program(fixed, key, args, kwargs)()
     return self._known[key](*args, **kwargs)
 
+  def begin(self, *args, **kwargs) -> Callable[[], None]:
+    """See `begin`."""
+    fixed, kwargs = self._apart(kwargs)
+    key = self._key(fixed, args, kwargs)
+    program = self._program(fixed, key, args, kwargs)
+
+    def finish():
+      self._known[key] = program()
+
+    return finish
+
+  def _apart(self, kwargs):
+    """(static arguments, the others)."""
+    fixed = {name: kwargs[name] for name in self._static if name in kwargs}
+    return fixed, {
+        name: x for name, x in kwargs.items() if name not in fixed}
+
+  def _key(self, fixed, args, kwargs):
+    """What decides which program it is; None while it is traced."""
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return None
+    return (tuple(fixed.items()), tree, jax.sharding.get_abstract_mesh(),
+            fingerprint.settings(), tuple(map(_kind, leaves)))
+
   def _program(self, fixed, key, args, kwargs):
+    """What finds the program, or compiles what is lowered here and now."""
     _, tree, mesh, settings, kinds = key
     try:
       given = fingerprint.of((fixed, str(tree), str(mesh), str(settings), [
           (str(kind), *rest) for kind, *rest in kinds]))
     except TypeError as error:
       _warn(error)
-      return functools.partial(self._jitted, **fixed)
+      return lambda: functools.partial(self._jitted, **fixed)
     return self._find(
         given, lambda: self._jitted.lower(*args, **kwargs, **fixed))
+
+
+def begin(function: Callable, *args, **kwargs) -> Callable[[], Any]:
+  """Traces and lowers a call, and leaves the rest for later.
+
+  Args:
+    function: from `jax.jit` or `Programs.jit`.
+    *args: of the call.
+    **kwargs: of the call.
+
+  Returns:
+    What compiles it, in any thread; after that the same call finds it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> double = jax.jit(lambda x: 2 * x)
+    >>> compiled = begin(double, jnp.ones(3))()
+    >>> float(double(jnp.ones(3))[0])
+    2.0
+  """
+  if hasattr(function, 'begin'):
+    return function.begin(*args, **kwargs)
+  return function.lower(*args, **kwargs).compile
 
 
 def compiler(folder: str | None, mesh: jax.sharding.Mesh) -> Callable:
@@ -204,20 +263,35 @@ def _kind(leaf):
 def _compiled(lowered):
   # What JAX reads from its own cache would not work when read once more: on a
   # CPU its functions are missing from what it is written as.
-  with _without_cache():
+  with _without_cache:
     return lowered.compile()
 
 
-@contextlib.contextmanager
-def _without_cache():
-  enabled = jax.config.jax_enable_compilation_cache
-  jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()  # It only looks once.
-  try:
-    yield
-  finally:
+class _WithoutCache:
+  """Switches JAX's own cache off while any thread is inside."""
+
+  def __init__(self):
+    self._lock, self._inside, self._enabled = threading.Lock(), 0, None
+
+  def __enter__(self):
+    with self._lock:
+      if not self._inside:
+        self._enabled = jax.config.jax_enable_compilation_cache
+        self._switch(False)
+      self._inside += 1
+
+  def __exit__(self, *_):
+    with self._lock:
+      self._inside -= 1
+      if not self._inside:
+        self._switch(self._enabled)
+
+  def _switch(self, enabled):
     jax.config.update('jax_enable_compilation_cache', enabled)
-    compilation_cache.reset_cache()
+    compilation_cache.reset_cache()  # It only looks once.
+
+
+_without_cache = _WithoutCache()
 
 
 def _packed(program):

@@ -20,6 +20,7 @@ from policyopt.data.sizes import buckets, smallest
 from policyopt.models import partitioning, shared
 from policyopt.models.config import ModelConfig
 from policyopt.models.shared import Sizes
+from policyopt.training import programs
 from policyopt.types import Array, Rollout
 
 
@@ -132,8 +133,8 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int,
     (measure, score, update). `measure` begins to find out the sizes of a
     rollout and returns {'found': what it will be}, which the other two take
     instead of `sizes`; without it they look by themselves, which waits for
-    everything that the devices were told before. Their `lower` takes the
-    largest sizes.
+    everything that the devices were told before. Their `lower` and `begin`
+    take the largest sizes.
   """
   measure = make_measure(mesh, largest, count, jit)
 
@@ -147,8 +148,12 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int,
     return update(
         state, assigned, key, sizes=sizes_of(assigned.rollout, found))
 
-  shared_score.lower = functools.partial(score.lower, sizes=largest)
-  shared_update.lower = functools.partial(update.lower, sizes=largest)
+  for given, plain in (shared_score, score), (shared_update, update):
+    for name in 'lower', 'eval_shape':
+      setattr(given, name, functools.partial(
+          getattr(plain, name), sizes=largest))
+    given.begin = functools.partial(programs.begin, plain, sizes=largest)
+    given.kept = getattr(plain, 'kept', False)
   return (lambda rollout: {'found': measure.begin(rollout)},
           shared_score, shared_update)
 

@@ -30,10 +30,11 @@ from policyopt.types import Prompts, TrainState
 
 
 def make_draw(setup: Setup):
-  """The compiled sampler: (params, samples, heat=None) -> Generate.
+  """The compiled sampler: (params, samples, heat=None, call=...) -> Generate.
 
   The parameters are those that `Serving` hands out. The rows that are drawn lie
-  on the mesh of the update, whatever mesh drew them.
+  on the mesh of the update, whatever mesh drew them. `call` is given the
+  program, the shardings of what it returns, and its arguments by name.
 
   All calls with the same number of samples share one compiled program. With
   several processes it is one program on all their devices; each has given it
@@ -54,14 +55,15 @@ def make_draw(setup: Setup):
         compiler_options=compiling.options(
             own, loops=model.dtype != 'float32'))
 
-  def draw(params, samples: int, heat=None) -> group.Generate:
+  def draw(params, samples: int, heat=None, call=_call) -> group.Generate:
     def apply(sampler, samples, prompts, row_ids, key, max_tokens=None,
               turns=None, problem=None):
       rows = _row_sharding(own, len(row_ids))
       shard = lambda x: hosts.place(np.asarray(x, np.int32), rows)
       key, heated = bring((key, heat), partitioning.replicated(own))
       with inside():
-        drawn = jitted(rows)(
+        drawn = call(
+            jitted(rows), _sample_shardings(rows),
             config=model, sampler=sampler, params=params,
             prompts=Prompts(*prompts), key=key,
             samples=samples, row_ids=shard(row_ids), heat=heated,
@@ -76,6 +78,11 @@ def make_draw(setup: Setup):
         functools.partial(apply, greedy, 1),
         (setup.config.get('rollout') or {}).get('chunks', 1))
   return draw
+
+
+def _call(program, shardings, **kwargs):
+  del shardings
+  return program(**kwargs)
 
 
 class Parts(NamedTuple):

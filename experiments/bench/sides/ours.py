@@ -78,10 +78,11 @@ class Run:
     import jax
 
     from policyopt import methods
-    from policyopt.training import policies, setup, steps
+    from policyopt.training import ahead, policies, setup, steps
     from policyopt.training.serving import Serving
 
-    self.jax, self.steps, self.spec = jax, steps, spec
+    self.jax, self.spec = jax, spec
+    self.ahead, self.steps = ahead, steps
     config = make_config(spec)
     made = setup.prepare(config, methods.from_config(config))
     made.close()
@@ -109,7 +110,8 @@ class Run:
     start = time.perf_counter()
     parts = self.parts
     if self.probe is None:
-      self.probe = parts.sync.probe(self.serve(self.state.params))
+      with self.ahead.compiling(parts, self.state):
+        self.probe = parts.sync.probe(self.serve(self.state.params))
     self.state, self.rollout, self.metrics = self.steps.train_step(
         parts, self.state, number)
     self.steps.count_tokens(self.setup, self.rollout)
