@@ -62,7 +62,7 @@ def compiling(parts: Parts, state: TrainState,
 def _foreseen(parts: Parts) -> bool:
   batching, update = parts.setup.batching, parts.learner.update
   return (batching.buckets == 1 and not batching.packed
-          and not getattr(update, 'kept', False))
+          and hasattr(update, 'lower') and not getattr(update, 'kept', False))
 
 
 def _blank(setup: Setup) -> Environment | None:
@@ -105,6 +105,11 @@ def _rehearsed(parts: Parts, env: Environment, begin: Callable) -> Parts:
       begun.add(which)
     return _zeros(program.eval_shape(**kwargs), shardings)
 
+  def serve(params):
+    return parts.serve(params)
+
+  serve.release = lambda: None  # The copy is wanted again, and soon.
+
   def draw(*args):
     return parts.draw(*args, call=call)
 
@@ -120,7 +125,7 @@ def _rehearsed(parts: Parts, env: Environment, begin: Callable) -> Parts:
     return state, {}
 
   return parts._replace(
-      setup=setup._replace(train=env), draw=draw,
+      setup=setup._replace(train=env), draw=draw, serve=serve,
       learner=learner._replace(score=score, update=update))
 
 

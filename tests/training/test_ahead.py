@@ -135,6 +135,26 @@ def test_what_the_rows_decide_is_not_guessed(changes):
   assert not before
 
 
+@pytest.mark.usefixtures('quick_compiles')
+def test_the_copy_of_the_weights_is_made_once():
+  made = []
+  with started(**CASES['copy']) as (parts, state):
+    make = parts.serve._make
+    parts.serve._make = lambda params: made.append(None) or make(params)
+    with ahead.compiling(parts, state):
+      parts.serve(state.params)
+  assert len(made) == 1
+
+
+def test_a_learner_of_someone_else():
+  with started() as (parts, state):
+    mine = parts.learner._replace(update=lambda state, *_, **__: (state, {}))
+    with compiled() as before:
+      with ahead.compiling(parts._replace(learner=mine), state):
+        pass
+  assert not before
+
+
 def test_a_run_that_is_at_its_end():
   with started() as (parts, state), compiled() as before:
     with ahead.compiling(parts, state, needed=False):
