@@ -96,14 +96,15 @@ def _rehearsed(parts: Parts, env: Environment, begin: Callable) -> Parts:
   """Parts whose large programs are begun, and return blanks."""
   learner, setup = parts.learner, parts.setup
   rows = partitioning.rows(setup.mesh)
-  begun = set()
+  drawn = {}
 
   def call(program, shardings, **kwargs):
+    # A scheme may draw in chunks, in rounds, and greedily beside.
     which = program, kwargs['sampler'], kwargs['samples']
-    if which not in begun:
+    if which not in drawn:
       begin(program, **kwargs)
-      begun.add(which)
-    return _zeros(program.eval_shape(**kwargs), shardings)
+      drawn[which] = _blanks(program.eval_shape(**kwargs), shardings)
+    return drawn[which]()
 
   def serve(params):
     return parts.serve(params)
@@ -117,8 +118,8 @@ def _rehearsed(parts: Parts, env: Environment, begin: Callable) -> Parts:
     if not hasattr(learner.score, 'lower'):
       return learner.score(params, ref_params, rollout, **known)
     begin(learner.score, params, ref_params, rollout)
-    return _zeros(
-        learner.score.eval_shape(params, ref_params, rollout), rows)
+    return _blanks(
+        learner.score.eval_shape(params, ref_params, rollout), rows)()
 
   def update(state, credit, key, **_):
     begin(learner.update, state, credit, key)
@@ -129,7 +130,7 @@ def _rehearsed(parts: Parts, env: Environment, begin: Callable) -> Parts:
       learner=learner._replace(score=score, update=update))
 
 
-def _zeros(shapes, shardings):
-  """Made where they lie: a host may not hold what its devices do."""
+def _blanks(shapes, shardings):
+  """Makes zeros where they lie: a host may not hold what its devices do."""
   make = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  return jax.jit(make, out_shardings=shardings)()
+  return jax.jit(make, out_shardings=shardings)

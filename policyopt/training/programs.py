@@ -81,8 +81,9 @@ class Programs:
         `static_argnames`, and given by name.
 
     Returns:
-      The function, with `lower`. By `jax.jit` alone where a fingerprint is
-      not to be had, which is said in a warning.
+      The function, with `lower`, `eval_shape` and, for `programs.begin`,
+      `begin`; `kept` says whether the folder had programs of it. By `jax.jit`
+      alone where a fingerprint is not to be had, which is said in a warning.
     """
     jitted = jax.jit(function, **options)
     try:
@@ -175,6 +176,8 @@ class _Program:
     """See `begin`."""
     fixed, kwargs = self._apart(kwargs)
     key = self._key(fixed, args, kwargs)
+    if key in self._known:
+      return lambda: None
     program = self._program(fixed, key, args, kwargs)
 
     def finish():

@@ -133,8 +133,8 @@ def with_sizes(score, update, mesh: Mesh, largest: Sizes, count: int,
     (measure, score, update). `measure` begins to find out the sizes of a
     rollout and returns {'found': what it will be}, which the other two take
     instead of `sizes`; without it they look by themselves, which waits for
-    everything that the devices were told before. Their `lower` and `begin`
-    take the largest sizes.
+    everything that the devices were told before. Their `lower`,
+    `eval_shape` and `begin` take the largest sizes.
   """
   measure = make_measure(mesh, largest, count, jit)
 

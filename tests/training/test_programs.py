@@ -70,6 +70,17 @@ def test_a_setting_around_the_call_is_another_program(jit):
   assert len(TRACED) == 2
 
 
+@pytest.mark.parametrize('first', [
+    programs.begin, lambda call, x: lambda: call(x)], ids=['begun', 'called'])
+def test_what_is_there_is_neither_traced_nor_read_again(
+    jit, monkeypatch, first):
+  call = jit()(scaled(5.))
+  first(call, 1.)()
+  monkeypatch.setattr(programs.Programs, '_read', None)
+  programs.begin(call, 1.)()
+  assert call(1.) == 5. and len(TRACED) == 1
+
+
 def test_static_arguments(jit):
   for _ in 'ab':
     call = jit()(chosen, static_argnames='name')
